@@ -1,0 +1,93 @@
+package dapserver
+
+import "encoding/json"
+
+// LaunchConfig holds the attributes of a launch configuration (request "launch"
+// or "attach") that kubedelve understands. Every other attribute
+// (stackTraceDepth, showGlobalVariables, goroutineFilters, ...) goes to Delve
+// untouched.
+type LaunchConfig struct {
+	// Request is "launch": build the component, swap it in, and put everything
+	// back at the end; or "attach": debug a session that runs already.
+	Request string `json:"request,omitempty"`
+
+	// Mode is for editors that write it out of habit: "debug" for a launch,
+	// "remote" for an attach, which are also the defaults. Everything else is
+	// refused, since it would not be what the user meant.
+	Mode string `json:"mode,omitempty"`
+
+	// Target is what to debug: a string, "deploy/web", "sts/db",
+	// "node/n1:kubelet", "local", or an object that says more, see Target.
+	// Required for a launch; for an attach the default is the only session
+	// there is.
+	Target Target `json:"target"`
+
+	// Program is the main package of the component: its folder or a Go file in
+	// it. Default: the folder that kubedelve runs in.
+	Program string `json:"program,omitempty"`
+
+	// Args are the arguments of the component. Default: those that the target
+	// has now. An empty list means none.
+	Args []string `json:"args,omitempty"`
+
+	// Env are environment variables for the component, added to those that the
+	// target has now. null takes a variable away. Default: none.
+	Env map[string]*string `json:"env,omitempty"`
+
+	// Cwd is the working directory of the component, on the target.
+	// Default: the one that the target has now.
+	Cwd string `json:"cwd,omitempty"`
+
+	// Build says how the component is compiled. It is an object, which the
+	// Launcher decodes strictly. Default: found out from the project and the
+	// binary that runs now.
+	Build json.RawMessage `json:"build,omitempty"`
+
+	// StopOnEntry stops the component before its first line, until "continue".
+	// Default: false.
+	StopOnEntry bool `json:"stopOnEntry,omitempty" delve:"pass"`
+
+	// SubstitutePath maps local paths to those in the binary. The rules come
+	// before the ones that kubedelve computes, and the first match wins.
+	// Default: none; the computed rules are enough.
+	SubstitutePath []PathRule `json:"substitutePath,omitempty"`
+
+	// Delve holds all other attributes as they were written.
+	Delve map[string]json.RawMessage `json:"-"`
+}
+
+// Target says what to debug and where to find it. In a launch configuration a
+// plain string is short for {"name": string}.
+type Target struct {
+	// Name is KIND/NAME of a workload as for kubectl ("deploy/web", "pod/x",
+	// "svc/web"), "node/NODE:SERVICE", or "local" for this machine.
+	Name string `json:"name,omitempty"`
+
+	// Namespace of the workload. Default: that of the kubeconfig's context.
+	Namespace string `json:"namespace,omitempty"`
+
+	// Container in the pod. Default: the one that the annotation
+	// kubectl.kubernetes.io/default-container names, else the first.
+	Container string `json:"container,omitempty"`
+
+	// Pod picks one pod of the workload. Default: any that is ready.
+	Pod string `json:"pod,omitempty"`
+
+	// Context of the kubeconfig. Default: its current context.
+	Context string `json:"context,omitempty"`
+
+	// Kubeconfig is the path of the file. Default: $KUBECONFIG, else
+	// ~/.kube/config.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+
+	// AgentImage is an image with sh and cat that brings the agent into the
+	// pod where kubedelve's own cannot be pulled. Default: none.
+	AgentImage string `json:"agentImage,omitempty"`
+}
+
+// PathRule replaces the prefix From of a local path by To, and back. Both must
+// be given; an empty one adds or removes a prefix.
+type PathRule struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
