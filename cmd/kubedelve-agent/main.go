@@ -1,0 +1,139 @@
+// Command kubedelve-agent is the half of kubedelve that runs beside the component
+// under debug. Users never call it: kubedelve puts it where it is needed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/kubedelve/kubedelve/internal/agent"
+	"github.com/kubedelve/kubedelve/internal/version"
+)
+
+const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
+
+  install DIR                        copy this program into DIR
+  serve   --dir DIR --config FILE    supervise the component
+  ready   --dir DIR [--ports P,P]    readiness probe: exit 0 when it serves
+  connect --dir DIR                  join standard input and output to the agent
+  delve   --socket PATH -- PROGRAM [ARG]...
+                                     a headless Delve, for the agent itself
+  version
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		_, _ = io.WriteString(stderr, usage)
+		return 2
+	}
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { _, _ = io.WriteString(stderr, usage) }
+	dir := flags.String("dir", "", "the agent's folder")
+	config := flags.String("config", "", "the agent's configuration, a file")
+	socket := flags.String("socket", "", "Delve's socket")
+	ports := flags.String("ports", "", "the component's ports, with commas between")
+	debug := flags.Bool("debug", false, "log more")
+	if err := flags.Parse(args[1:]); err != nil {
+		return 2
+	}
+	level := slog.LevelInfo
+	if *debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+
+	code, err := 0, error(nil)
+	switch args[0] {
+	case "install":
+		if flags.NArg() != 1 {
+			flags.Usage()
+			return 2
+		}
+		err = agent.Install(flags.Arg(0))
+	case "serve":
+		code, err = serve(ctx, *config, *dir, log)
+	case "ready":
+		err = ready(*dir, *ports)
+	case "connect":
+		err = connect(ctx, *dir, stdin, stdout)
+	case "delve":
+		if flags.NArg() == 0 {
+			flags.Usage()
+			return 2
+		}
+		code = agent.RunDelve(*socket, flags.Args())
+	case "version":
+		_, err = fmt.Fprintf(stdout, "kubedelve-agent %s (delve %s)\n", version.String(), agent.DelveVersion())
+	default:
+		flags.Usage()
+		return 2
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "kubedelve-agent:", err)
+		code = max(code, 1)
+	}
+	return code
+}
+
+func serve(ctx context.Context, config, dir string, log *slog.Logger) (int, error) {
+	cfg, err := agent.ReadConfig(config)
+	if err != nil {
+		return 1, err
+	}
+	a, err := agent.New(cfg, dir, version.String(), log)
+	if err != nil {
+		return 1, err
+	}
+	return a.Run(ctx)
+}
+
+func ready(dir, list string) error {
+	var ports []int
+	for _, p := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' }) {
+		port, err := strconv.Atoi(p)
+		if err != nil {
+			return fmt.Errorf("ports: %w", err)
+		}
+		ports = append(ports, port)
+	}
+	return agent.Ready(dir, ports)
+}
+
+// connect is the far end of the tunnel through exec: what arrives on stdin goes
+// to the agent's socket, and back.
+func connect(ctx context.Context, dir string, stdin io.Reader, stdout io.Writer) error {
+	conn, err := net.Dial("unix", filepath.Join(dir, agent.SocketPath))
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	go func() { // ends with the process: a read of stdin can't be interrupted
+		_, _ = io.Copy(conn, stdin)
+		_ = conn.Close()
+	}()
+	_, err = io.Copy(stdout, conn)
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// absence is since when something that the dead-man's switch waits for holds;
+// a zero time says that it does not.
+type absence struct {
+	unattended time.Time // a component could stay halted with no debugger to resume it
+	alone      time.Time // no client is connected
+}
+
+// note brings the times up to date after a change of state; the caller holds mu.
+func (a *Agent) note() {
+	keep := func(since *time.Time, holds bool) {
+		switch {
+		case !holds:
+			*since = time.Time{}
+		case since.IsZero():
+			*since = time.Now()
+		}
+	}
+	// Before the first debugger has come it is the client that decides when the
+	// component begins, so a client's presence is enough.
+	keep(&a.absence.unattended, a.component != nil && a.holder == "" && !a.settled && (a.debugged || a.sessions == 0))
+	keep(&a.absence.alone, a.sessions == 0 && !a.loading)
+}
+
+// watchAbsence is the dead-man's switch: it takes the debugger off a component
+// that nobody debugs any more, and returns true when no client has been connected
+// for the session's time to live. It returns false when ctx ends.
+func (a *Agent) watchAbsence(ctx context.Context) bool {
+	for {
+		a.mu.Lock()
+		changed, c, since := a.changed, a.component, a.absence
+		a.mu.Unlock()
+		settle, stopSettle := after(since.unattended, time.Duration(a.cfg.Grace))
+		expire, stopExpire := after(since.alone, time.Duration(a.cfg.TTL))
+		expired, ended := false, false
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			ended = true
+		case <-expire:
+			expired = true
+		case <-settle:
+			a.log.Info("nobody debugs the component: it goes on without breakpoints")
+			if err := c.settle(); err != nil {
+				a.log.Warn("taking the debugger off", "error", err)
+			}
+			a.update(func() { a.settled = true })
+		}
+		stopSettle()
+		stopExpire()
+		if ended || expired {
+			return expired
+		}
+	}
+}
+
+// after returns a channel that delivers d after since, or never if either is zero.
+func after(since time.Time, d time.Duration) (<-chan time.Time, func()) {
+	if since.IsZero() || d <= 0 {
+		return nil, func() {}
+	}
+	timer := time.NewTimer(time.Until(since.Add(d)))
+	return timer.C, func() { timer.Stop() }
+}
