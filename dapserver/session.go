@@ -1,0 +1,282 @@
+package dapserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/go-dap"
+)
+
+// maxDelveContent is what go-dap, and so Delve, takes in one message. It
+// closes the connection on a larger one.
+const maxDelveContent = 4 << 20
+
+// session serves one client.
+type session struct {
+	srv    *Server
+	log    *slog.Logger
+	peer   string // how the client is called in messages to others
+	editor *link
+
+	mu    sync.Mutex // guards state; taken after the locks of links
+	state state
+}
+
+func newSession(srv *Server, conn io.ReadWriteCloser) *session {
+	s := &session{srv: srv, peer: peerName(conn)}
+	s.log = srv.log.With("client", s.peer)
+	s.editor = newLink("editor", conn, srv.cfg.StallTimeout, s.log)
+	return s
+}
+
+// serve runs until the client is done. Two goroutines come with it: the reader
+// below, which ends when the connection is closed, and the link's writer.
+func (s *session) serve(ctx context.Context) (err error) {
+	messages := make(chan []byte)
+	readErr := make(chan error, 1)
+	leave := make(chan struct{})
+	go func() {
+		for {
+			msg, err := s.editor.next()
+			if err != nil {
+				readErr <- err
+				return
+			}
+			select {
+			case messages <- msg:
+			case <-leave:
+				readErr <- errLinkClosed
+				return
+			}
+		}
+	}()
+
+	reading := true
+	for done := false; !done; {
+		select {
+		case msg := <-messages:
+			done = s.fromEditor(ctx, msg)
+		case err = <-readErr:
+			reading, done = false, true
+		case <-s.editor.closed:
+			// The client doesn't read any more. Its last words don't matter, and
+			// a Read of stdin may not notice that it was closed.
+			err, done = s.editor.cause(), true
+		case <-ctx.Done():
+			s.output(ctx, Console, "kubedelve is ending this session\n", nil)
+			err, done = context.Cause(ctx), true
+		}
+	}
+	if framing := (*framingError)(nil); errors.As(err, &framing) {
+		s.output(ctx, Important, "kubedelve: "+err.Error()+": closing the connection\n", nil)
+	}
+	// After a disconnect there is nothing left to do here.
+	if closeErr := s.shutdown(ctx, leaving{}); closeErr != nil {
+		s.log.Error("ending the session", "error", closeErr)
+		if err == nil || errors.Is(err, io.EOF) {
+			err = closeErr
+		}
+	}
+	s.tellEnd(context.WithoutCancel(ctx))
+	s.editor.drain(2 * time.Second)
+	close(leave)
+	s.editor.close()
+	if reading {
+		select {
+		case <-readErr:
+		case <-time.After(2 * time.Second):
+			return fmt.Errorf("closing the connection to %s did not end reading from it", s.peer)
+		}
+	}
+	for _, gone := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, ctx.Err()} {
+		if gone != nil && errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return err
+}
+
+// fromEditor handles one message of the client. It returns true when the
+// client is done.
+func (s *session) fromEditor(ctx context.Context, raw []byte) (done bool) {
+	env, err := parseEnvelope(raw)
+	if err == nil && !json.Valid(raw) {
+		err = &malformedError{env.seq, "broken JSON"}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("panic while handling a message", "command", env.command, "panic", p, "stack", string(debug.Stack()))
+			if env.kind == "request" {
+				s.fail(ctx, &env, &requestError{idInternal, "Internal error", fmt.Sprint(p), false})
+			}
+		}
+	}()
+	if err != nil {
+		s.malformed(ctx, err)
+		return false
+	}
+	logFrame(s.log, "from editor", raw, &env)
+	m := message{raw, env}
+	switch env.kind {
+	case "request":
+		return s.onRequest(ctx, m)
+	case "response":
+		s.onReverseResponse(ctx, m)
+	default:
+		s.log.Warn("ignoring an event from the client", "event", env.event)
+	}
+	return false
+}
+
+func (s *session) malformed(ctx context.Context, err error) {
+	s.log.Warn("ignoring a message of the client", "error", err)
+	if bad := (*malformedError)(nil); errors.As(err, &bad) && bad.seq != 0 {
+		s.fail(ctx, &envelope{seq: bad.seq}, &requestError{idMalformed, "Malformed request", bad.what, false})
+		return
+	}
+	s.output(ctx, Console, "kubedelve: ignored a message of the editor: "+err.Error()+"\n", nil)
+}
+
+func (s *session) onRequest(ctx context.Context, m message) (done bool) {
+	if re := s.checkRequest(m); re != nil {
+		s.fail(ctx, &m.env, re)
+		return false
+	}
+	var at phase
+	s.update(func(st *state) { at = st.phase })
+	switch command := m.env.command; {
+	case command == "disconnect":
+		s.onDisconnect(ctx, m)
+		return true
+	case command == "initialize":
+		s.onInitialize(ctx, m)
+	case at == phaseNew:
+		s.fail(ctx, &m.env, &requestError{idNotInitialized, "Not initialized", fmt.Sprintf("%q came before initialize", command), false})
+	case command == "launch" || command == "attach":
+		s.onStart(ctx, m)
+	case command == "terminate" && at == phaseStarting:
+		s.cancelStart()
+		s.respond(ctx, &m.env, nil)
+	case command == "cancel" && at == phaseStarting:
+		s.onCancel(ctx, m)
+	case command == "restart":
+		// Headless Delve kills the process, can't build it, and fails.
+		s.fail(ctx, &m.env, &requestError{idRestart, "Cannot restart", "end the session and start it again", true})
+	default:
+		s.forward(ctx, m)
+	}
+	return false
+}
+
+// checkRequest refuses what would make Delve close the connection instead of
+// answering: arguments of a wrong type, and too many bytes.
+func (s *session) checkRequest(m message) *requestError {
+	if _, err := dap.DecodeProtocolMessage(m.raw); err != nil {
+		var unknown *dap.DecodeProtocolMessageFieldError
+		if !errors.As(err, &unknown) {
+			return &requestError{idMalformed, "Malformed request", err.Error(), false}
+		}
+	}
+	if len(m.raw) > maxDelveContent-64 { // the numbers may grow
+		return &requestError{idTooLarge, "Request too large",
+			fmt.Sprintf("%s has %d bytes, and Delve takes %d", m.env.command, len(m.raw), maxDelveContent), true}
+	}
+	return nil
+}
+
+// forward sends a request on to Delve, now or when it is ready.
+func (s *session) forward(ctx context.Context, m message) {
+	var b *backend
+	var re *requestError
+	s.update(func(st *state) {
+		switch {
+		case st.phase < phaseStarting:
+			re = &requestError{idNotStarted, "No debug session",
+				fmt.Sprintf("%q is not supported before launch or attach", m.env.command), false}
+		case st.phase == phaseClosing:
+			re = &requestError{idClosing, "Session is being ended", "", false}
+		case st.phase == phaseStarting:
+			if len(st.early) >= earlyLimit || st.earlyBytes+len(m.raw) > earlyBytesLimit {
+				re = &requestError{idBusy, "Not ready", "too many requests before the event initialized", false}
+				return
+			}
+			st.early = append(st.early, m)
+			st.earlyBytes += len(m.raw)
+		case st.backend == nil:
+			re = &requestError{idNoBackend, "No connection to Delve", "the debug session has ended", false}
+		default:
+			b = st.backend
+			st.breakpoints.record(m.env.command, m.env.body.in(m.raw))
+		}
+	})
+	if re != nil {
+		s.fail(ctx, &m.env, re)
+	} else if b != nil {
+		s.relay(ctx, b, m)
+	}
+}
+
+// onReverseResponse passes on the client's answer to a request of Delve's.
+func (s *session) onReverseResponse(ctx context.Context, m message) {
+	var to reverseRequest
+	s.update(func(st *state) {
+		to = st.reverse[m.env.requestSeq]
+		delete(st.reverse, m.env.requestSeq)
+		if st.backend != to.backend {
+			to = reverseRequest{}
+		}
+	})
+	if to.backend == nil {
+		s.log.Warn("ignoring a response that nobody waits for", "command", m.env.command, "request_seq", m.env.requestSeq)
+		return
+	}
+	if err := to.backend.link.send(ctx, m.raw, &m.env, sendOptions{requestSeq: to.seq, noWait: true}); err != nil {
+		s.log.Warn("passing on a response", "command", m.env.command, "error", err)
+	}
+}
+
+// onCancel cancels a launch, or a request that still waits for it.
+func (s *session) onCancel(ctx context.Context, m message) {
+	var args dap.CancelArguments
+	if body := m.env.body.in(m.raw); !empty(body) {
+		json.Unmarshal(body, &args) // checkRequest has done so
+	}
+	var waiting *message
+	launch := false
+	s.update(func(st *state) {
+		if st.start != nil {
+			launch = args.RequestId != 0 && int64(args.RequestId) == st.start.seq ||
+				args.ProgressId != "" && args.ProgressId == st.start.progress.id
+		}
+		for i := range st.early {
+			if e := st.early[i]; !launch && e.env.seq == int64(args.RequestId) {
+				waiting = &e
+				st.early = append(st.early[:i], st.early[i+1:]...)
+				st.earlyBytes -= len(e.raw)
+				break
+			}
+		}
+	})
+	switch {
+	case launch:
+		s.cancelStart()
+	case waiting != nil:
+		s.fail(ctx, &waiting.env, errCancelled)
+	default:
+		s.fail(ctx, &m.env, &requestError{idNotCancelled, "Nothing to cancel", "", false})
+		return
+	}
+	s.respond(ctx, &m.env, nil)
+}
+
+// errCancelled has the message that DAP prescribes.
+var errCancelled = &requestError{idNotCancelled, "cancelled", "", false}
