@@ -1,0 +1,199 @@
+// Package components builds what Kubernetes consists of, from Go modules alone: one
+// program that is all server components at once, the pause program, and one archive
+// with the images that kubeadm expects.
+//
+// The module in the folder kube pins the versions; go.sum makes the build the same
+// everywhere. The constants below follow from it.
+package components
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/kubedelve/kubedelve/testdata/cluster/internal/cache"
+	"github.com/kubedelve/kubedelve/testdata/cluster/internal/images"
+	"github.com/kubedelve/kubedelve/testdata/cluster/internal/packages"
+)
+
+// Versions and names that kubeadm of this Kubernetes version looks for: cmd/kubeadm
+// /app/constants in k8s.io/kubernetes has the tags.
+const (
+	Kubernetes = "v1.37.2"
+	Repository = "test.local"
+	etcdTag    = "3.7.0-0"
+	corednsTag = "v1.14.6"
+	pauseTag   = "3.10.2"
+
+	PauseImage = Repository + "/pause:" + pauseTag
+)
+
+// Set is the built components.
+type Set struct {
+	Layer    string // folder with usr/bin/kubelet, usr/bin/kubeadm: a layer of the node's /usr
+	AllInOne string // the one program
+	Archive  string // all images
+}
+
+// ldflags strips the program and gives it the version that each component reports.
+func ldflags() string {
+	parts := strings.SplitN(strings.TrimPrefix(Kubernetes, "v"), ".", 3)
+	flags := []string{"-s", "-w"}
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		for _, v := range []string{
+			"gitVersion=" + Kubernetes, "gitMajor=" + parts[0], "gitMinor=" + parts[1], "gitTreeState=clean",
+			"gitCommit=0000000000000000000000000000000000000000", "buildDate=2026-01-01T00:00:00Z",
+		} {
+			flags = append(flags, "-X", pkg+"."+v)
+		}
+	}
+	return strings.Join(flags, " ")
+}
+
+// Prepare builds what is not in the cache. source is the folder of this module.
+func Prepare(ctx context.Context, dir cache.Dir, source string, pkgs packages.Set, say func(format string, args ...any)) (Set, error) {
+	bin, err := programs(ctx, dir, source, say)
+	if err != nil {
+		return Set{}, err
+	}
+	set := Set{Layer: filepath.Join(bin, "layer"), AllInOne: filepath.Join(bin, "kubernetes")}
+	nft, err := nftFiles(pkgs)
+	if err != nil {
+		return Set{}, fmt.Errorf("collecting nft for the kube-proxy image: %w", err)
+	}
+	var key cache.Key
+	key.Add("1", filepath.Base(bin))
+	for _, f := range nft {
+		key.Add(f.Path)
+		if f.Source != "" {
+			if err := key.AddFile(f.Source); err != nil {
+				return Set{}, err
+			}
+		}
+	}
+	path, _, err := dir.Ensure(ctx, "images", key.String(), func(ctx context.Context, tmp string) error {
+		say("making the images")
+		return writeImages(tmp, bin, nft)
+	})
+	set.Archive = filepath.Join(path, "kubernetes.tar")
+	return set, err
+}
+
+// programs builds the all-in-one and pause, and the layer that holds them as files.
+func programs(ctx context.Context, dir cache.Dir, source string, say func(format string, args ...any)) (string, error) {
+	var key cache.Key
+	for _, f := range []string{"kube/go.mod", "kube/go.sum", "kube/main.go", "pause/main.go"} {
+		if err := key.AddFile(filepath.Join(source, f)); err != nil {
+			return "", fmt.Errorf("reading the sources of the test cluster (see --source): %w", err)
+		}
+	}
+	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking go for its version: %w", err)
+	}
+	key.Add("1", string(goVersion), runtime.GOARCH, ldflags())
+	path, _, err := dir.Ensure(ctx, "programs", key.String(), func(ctx context.Context, tmp string) error {
+		say("building Kubernetes %s (minutes if Go's build cache is cold)", Kubernetes)
+		if err := build(ctx, filepath.Join(source, "kube"), filepath.Join(tmp, "kubernetes"), ldflags()); err != nil {
+			return err
+		}
+		say("building pause")
+		if err := build(ctx, filepath.Join(source, "pause"), filepath.Join(tmp, "pause"), "-s -w"); err != nil {
+			return err
+		}
+		bin := filepath.Join(tmp, "layer", "usr", "bin")
+		if err := os.MkdirAll(bin, 0o755); err != nil {
+			return err
+		}
+		for _, name := range []string{"kubelet", "kubeadm"} {
+			if err := os.Link(filepath.Join(tmp, "kubernetes"), filepath.Join(bin, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return path, err
+}
+
+func build(ctx context.Context, dir, out, ldflags string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-ldflags", ldflags, "-o", out, ".")
+	cmd.Dir = dir
+	// Flags of the caller's environment would make another program than the key says.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOOS=linux", "GOARCH="+runtime.GOARCH)
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("building in %s: %w\n%s", dir, err, output)
+	}
+	return nil
+}
+
+// nftFiles is nft with its libraries: kube-proxy writes its rules with it.
+func nftFiles(pkgs packages.Set) ([]images.File, error) {
+	program := pkgs.Program("sbin/nft")
+	if program == "" {
+		return nil, fmt.Errorf("there is no nft")
+	}
+	closure, err := pkgs.Closure(strings.TrimPrefix(program, "/usr/"))
+	if err != nil {
+		return nil, err
+	}
+	files := []images.File{
+		{Path: "/lib", Target: "usr/lib"}, {Path: "/lib64", Target: "usr/lib64"},
+	}
+	for _, c := range closure {
+		files = append(files, images.File{Path: "/usr/" + c, Source: pkgs.Find(c)})
+	}
+	return files, nil
+}
+
+func writeImages(dir, bin string, nft []images.File) error {
+	all := filepath.Join(bin, "kubernetes")
+	// Every image has this layer, so it is stored and unpacked once. Hard links: each
+	// component is a file of its own name, as in the images of a release.
+	files := []images.File{{Path: "/tmp", Mode: 0o1777}, {Path: "/usr/local/bin/kube-apiserver", Source: all}}
+	for _, name := range []string{"/usr/local/bin/kube-controller-manager", "/usr/local/bin/kube-scheduler", "/usr/local/bin/kube-proxy", "/usr/local/bin/etcd", "/coredns"} {
+		files = append(files, images.File{Path: name, Link: "/usr/local/bin/kube-apiserver"})
+	}
+	base, err := images.WriteLayer(filepath.Join(dir, "base.layer"), files)
+	if err != nil {
+		return err
+	}
+	rules, err := images.WriteLayer(filepath.Join(dir, "nft.layer"), nft)
+	if err != nil {
+		return err
+	}
+	pause, err := images.WriteLayer(filepath.Join(dir, "pause.layer"), []images.File{{Path: "/pause", Source: filepath.Join(bin, "pause")}})
+	if err != nil {
+		return err
+	}
+	list := []images.Image{
+		{Ref: PauseImage, Layers: []images.Layer{pause}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
+		{Ref: Repository + "/etcd:" + etcdTag, Layers: []images.Layer{base}, Entrypoint: []string{"/usr/local/bin/etcd"}},
+		{Ref: Repository + "/coredns:" + corednsTag, Layers: []images.Layer{base}, Entrypoint: []string{"/coredns"}},
+		{Ref: Repository + "/kube-proxy:" + Kubernetes, Layers: []images.Layer{base, rules}, Entrypoint: []string{"/usr/local/bin/kube-proxy"}},
+	}
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		list = append(list, images.Image{Ref: Repository + "/" + name + ":" + Kubernetes, Layers: []images.Layer{base}, Entrypoint: []string{"/usr/local/bin/" + name}})
+	}
+	f, err := os.Create(filepath.Join(dir, "kubernetes.tar"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := images.WriteArchive(f, list); err != nil {
+		return err
+	}
+	for _, l := range []string{"base.layer", "nft.layer", "pause.layer"} {
+		if err := os.Remove(filepath.Join(dir, l)); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
