@@ -67,12 +67,19 @@ func (m *Manager) Kubeconfig(name string) string { return m.path(name, "kubeconf
 type parts struct {
 	packages   packages.Set
 	components components.Set
-	containerd string // major version
+	containerd packages.Version
 }
 
 // Build fills the cache.
 func (m *Manager) Build(ctx context.Context) error {
-	_, err := m.prepare(ctx)
+	if err := node.Supported(); err != nil {
+		return err
+	}
+	p, err := m.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = m.seed(ctx, p)
 	return err
 }
 
@@ -85,7 +92,7 @@ func (m *Manager) prepare(ctx context.Context) (parts, error) {
 	if p.components, err = components.Prepare(ctx, m.Cache, m.Source, p.packages, m.say); err != nil {
 		return p, fmt.Errorf("preparing the components: %w", err)
 	}
-	if p.containerd, err = p.packages.ContainerdMajor(ctx); err != nil {
+	if p.containerd, err = p.packages.Containerd(ctx); err != nil {
 		return p, fmt.Errorf("finding out the version of containerd: %w", err)
 	}
 	return p, nil

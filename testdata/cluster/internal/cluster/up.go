@@ -41,6 +41,10 @@ func (m *Manager) Up(ctx context.Context, o UpOptions) (kubeconfig string, err e
 	if err != nil {
 		return "", err
 	}
+	seed, err := m.seed(ctx, p)
+	if err != nil {
+		return "", err
+	}
 	unlock, err := m.lock(ctx, o.Name)
 	if err != nil {
 		return "", err
@@ -71,7 +75,7 @@ func (m *Manager) Up(ctx context.Context, o UpOptions) (kubeconfig string, err e
 	if err != nil {
 		return "", err
 	}
-	if err := m.start(ctx, &rec, p); err != nil {
+	if err := m.start(ctx, &rec, p, seed); err != nil {
 		if o.Keep && ctx.Err() == nil {
 			return "", fmt.Errorf("%w\n(left as it is: see the commands logs, exec and down)", err)
 		}
@@ -107,7 +111,35 @@ var machineSettings = map[string]string{
 	"kernel.keys.root_maxbytes": "25000000",
 }
 
-func (m *Manager) start(ctx context.Context, rec *state.Record, p parts) error {
+// start makes a node and turns it into a cluster.
+func (m *Manager) start(ctx context.Context, rec *state.Record, p parts, seed string) error {
+	if err := m.layOut(ctx, rec, p); err != nil {
+		return fmt.Errorf("writing the node's files: %w", err)
+	}
+	if err := cloneContainerd(seed, m.path(rec.Name, "root", "var", "lib", "containerd")); err != nil {
+		return err
+	}
+	m.say("files of the node are written")
+	ctx, stop, err := m.boot(ctx, rec, p)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	m.say("systemd and containerd run")
+	if err := m.bringUp(ctx, rec); err != nil {
+		return err
+	}
+	rec.Phase = state.Running
+	return m.store().Save(*rec)
+}
+
+// lowerLayers lists the layers of the node's /usr.
+func (m *Manager) lowerLayers(name string, p parts) []string {
+	return append([]string{m.path(name, "layer", "usr"), filepath.Join(p.components.Layer, "usr")}, p.packages.Lower()...)
+}
+
+// layOut writes the node's own files.
+func (m *Manager) layOut(ctx context.Context, rec *state.Record, p parts) error {
 	name := rec.Name
 	plan := node.Plan{Index: rec.Index}
 	for _, d := range []string{"root", "layer", "upper", "logs"} {
@@ -115,9 +147,7 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts) error {
 			return err
 		}
 	}
-	filtered := bridgeFiltered(ctx)
-	lower := append([]string{m.path(name, "layer", "usr"), filepath.Join(p.components.Layer, "usr")}, p.packages.Lower()...)
-	err := rootfs.Write(m.path(name, "root"), m.path(name, "layer"), lower, rootfs.Config{
+	return rootfs.Write(m.path(name, "root"), m.path(name, "layer"), m.lowerLayers(name, p), rootfs.Config{
 		Cluster:         name,
 		Node:            nodeName,
 		NodeIP:          plan.Node().String(),
@@ -128,22 +158,24 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts) error {
 		Repository:      components.Repository,
 		PauseImage:      components.PauseImage,
 		Runc:            p.packages.Program("sbin/runc"),
-		ContainerdMajor: p.containerd,
+		ContainerdMajor: p.containerd.Major,
 		SystemdCgroup:   rec.Flavour == Kubeadm,
-		BridgeFiltered:  filtered,
+		BridgeFiltered:  bridgeFiltered(ctx),
 		Systemd:         rec.Flavour == Kubeadm,
 	})
-	if err != nil {
-		return fmt.Errorf("writing the node's files: %w", err)
-	}
-	m.say("files of the node are written")
+}
 
+// boot starts the node's init and waits for containerd. The context it returns ends
+// when the node ends; stop only frees it.
+func (m *Manager) boot(ctx context.Context, rec *state.Record, p parts) (nodeCtx context.Context, stop func(), err error) {
+	name := rec.Name
+	plan := node.Plan{Index: rec.Index}
 	spec := node.Spec{
 		Name:    nodeName,
 		Cgroup:  rec.Cgroup(),
 		Plan:    plan,
 		Root:    m.path(name, "root"),
-		Lower:   lower,
+		Lower:   m.lowerLayers(name, p),
 		Upper:   m.path(name, "upper"),
 		Shield:  machineSettings,
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1"},
@@ -151,7 +183,7 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts) error {
 		Env:     []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container=kubedelve", "TERM=dumb", "LANG=C.UTF-8"},
 		Console: m.path(name, "logs", "console.log"),
 	}
-	if filtered {
+	if bridgeFiltered(ctx) {
 		spec.Sysctls["net.bridge.bridge-nf-call-iptables"] = "1"
 	}
 	first, err := node.Start(ctx, spec, func(pid int) error {
@@ -163,37 +195,27 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts) error {
 		return m.store().Save(*rec)
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	// The node's end ends every wait below. The goroutine ends with the node, at the
-	// latest with this process.
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	// Ends with the node, at the latest with this process.
 	go func() {
 		err := first.Wait()
 		cancel(fmt.Errorf("the node's PID 1 has ended (%v):\n%s", err, tail(spec.Console, 20)))
 	}()
-	if err := m.bringUp(ctx, rec, p); err != nil {
-		return err
+	if err := within(ctx, time.Minute, "containerd listens", m.containerdListens(*rec)); err != nil {
+		cancel(nil)
+		return nil, nil, err
 	}
-	rec.Phase = state.Running
-	return m.store().Save(*rec)
+	return ctx, func() { cancel(nil) }, nil
 }
 
 // bringUp turns a node whose init has begun into a cluster.
-func (m *Manager) bringUp(ctx context.Context, rec *state.Record, p parts) error {
-	if err := within(ctx, time.Minute, "containerd listens", m.containerdListens(*rec)); err != nil {
-		return err
-	}
-	m.say("systemd and containerd run")
-	if err := m.importFile(ctx, *rec, p.components.Archive); err != nil {
-		return err
-	}
-	m.say("images are imported")
+func (m *Manager) bringUp(ctx context.Context, rec *state.Record) error {
 	if err := rootfs.EnableKubelet(m.path(rec.Name, "root")); err != nil {
 		return err
 	}
-	if err := m.logged(ctx, *rec, "kubeadm", "kubeadm", "init", "--config=/etc/kubernetes/kubeadm.yaml",
+	if err := m.logged(ctx, *rec, "kubeadm", "kubeadm", "init", "-v=3", "--config=/etc/kubernetes/kubeadm.yaml",
 		"--ignore-preflight-errors=all", "--skip-phases=show-join-command"); err != nil {
 		return err
 	}

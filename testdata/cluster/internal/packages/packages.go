@@ -9,7 +9,6 @@
 package packages
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -295,26 +294,32 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-var versionForm = regexp.MustCompile(`\bv?(\d+)\.(\d+)\.(\d+)`)
-
-// parseMajor takes the first version number out of what `containerd --version` says.
-func parseMajor(text string) (string, error) {
-	m := versionForm.FindStringSubmatch(text)
-	if m == nil {
-		return "", fmt.Errorf("no version number in %q", text)
-	}
-	return m[1], nil
+// A Version is what a program says of itself.
+type Version struct {
+	Major string
+	Text  string // the whole line
 }
 
-// ContainerdMajor is the major version of the set's containerd: "1" or "2".
-func (s Set) ContainerdMajor(ctx context.Context) (string, error) {
+var versionForm = regexp.MustCompile(`\bv?(\d+)\.\d+\.\d+`)
+
+// parseVersion takes the first version number out of what `containerd --version` says.
+func parseVersion(text string) (Version, error) {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	m := versionForm.FindStringSubmatch(line)
+	if m == nil {
+		return Version{}, fmt.Errorf("no version number in %q", text)
+	}
+	return Version{Major: m[1], Text: line}, nil
+}
+
+// Containerd is the version of the set's containerd.
+func (s Set) Containerd(ctx context.Context) (Version, error) {
 	cmd := exec.CommandContext(ctx, s.Find("bin/containerd"), "--version")
 	// From the layer it needs the layer's libraries.
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(s.libraries(), ":"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", &CommandError{Args: cmd.Args, Output: string(out), Err: err}
+		return Version{}, &CommandError{Args: cmd.Args, Output: string(out), Err: err}
 	}
-	line, _, _ := bufio.NewReader(strings.NewReader(string(out))).ReadLine()
-	return parseMajor(string(line))
+	return parseVersion(string(out))
 }

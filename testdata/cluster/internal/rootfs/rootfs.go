@@ -14,12 +14,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"text/template"
+
+	"github.com/kubedelve/kubedelve/testdata/cluster/internal/clonetree"
 )
 
 //go:embed files
@@ -141,59 +142,12 @@ func render(name string, data any) (string, error) {
 
 // copy copies a file, or a tree, of the host if it is there.
 func (w *writer) copy(src, dst string) {
-	w.do(func() error { return copyTree(src, w.path(dst)) })
-}
-
-func copyTree(src, dst string) error {
-	fi, err := os.Lstat(src)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	switch {
-	case fi.Mode()&fs.ModeSymlink != 0:
-		target, err := os.Readlink(src)
-		if err != nil {
-			return err
+	w.do(func() error {
+		if _, err := os.Lstat(src); errors.Is(err, fs.ErrNotExist) {
+			return nil
 		}
-		return os.Symlink(target, dst)
-	case fi.IsDir():
-		if err := os.MkdirAll(dst, 0o755); err != nil {
-			return err
-		}
-		entries, err := os.ReadDir(src)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if err := copyTree(filepath.Join(src, e.Name()), filepath.Join(dst, e.Name())); err != nil {
-				return err
-			}
-		}
-		return nil
-	case fi.Mode().IsRegular():
-		return copyFile(src, dst, fi.Mode().Perm())
-	}
-	return nil
-}
-
-func copyFile(src, dst string, mode fs.FileMode) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil {
-		return err
-	}
-	return out.Close()
+		return clonetree.Clone(src, w.path(dst), nil)
+	})
 }
 
 // skeleton makes the folders and links of a Debian root.
@@ -245,6 +199,7 @@ func (w *writer) etc(c Config) {
 	}
 	w.embedded("etc/containerd/config.toml", "containerd-"+c.ContainerdMajor+".toml", c)
 	w.embedded("etc/kubernetes/kubeadm.yaml", "kubeadm.yaml", c)
+	w.embedded("etc/kubernetes/patches/corednsdeployment.yaml", "corednsdeployment.yaml", nil)
 }
 
 // The users that are not made by systemd's own sysusers files at the first boot.
