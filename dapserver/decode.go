@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// DecodeLaunchConfig reads the arguments of a launch or attach request. The
+// decodeLaunchConfig reads the arguments of a launch or attach request. The
 // text of an error names the attribute as the user typed it.
-func DecodeLaunchConfig(request string, arguments json.RawMessage) (*LaunchConfig, error) {
+func decodeLaunchConfig(request string, arguments json.RawMessage) (*LaunchConfig, error) {
 	if empty(arguments) {
 		arguments = json.RawMessage("{}")
 	}

@@ -5,9 +5,12 @@ import (
 	"time"
 )
 
-// leaveTimeout is how long saying goodbye to Delve may take, all in all. It is
-// politeness: what matters is done by Session.Close.
-const leaveTimeout = 5 * time.Second
+// How long saying goodbye to Delve may take, all in all. If the session ends
+// it is no more than politeness: what matters is done by Session.Close.
+const (
+	leaveTimeout = 5 * time.Second
+	endTimeout   = time.Second
+)
 
 // leaveBackend closes the connection to Delve. If the component is to live on
 // under it (end is false), it must not stay halted, nor stop at a breakpoint
@@ -30,7 +33,11 @@ func (s *session) leaveBackend(ctx context.Context, st *start, end bool, how lea
 	if !attached {
 		return // Delve may be serving somebody else, and would not answer
 	}
-	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	timeout := leaveTimeout
+	if end {
+		timeout = endTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if !end && !how.suspend && !over {
 		s.resumeForGood(ctx, b, set, halted)

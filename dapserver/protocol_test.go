@@ -447,8 +447,9 @@ func TestExitIsToldOnce(t *testing.T) {
 	if code != 5 {
 		t.Errorf("exit code %d, want 5", code)
 	}
-	e.request("threads", "")
+	e.request("threads", "") // makes Delve speak
 	e.DisconnectRequest()
+	wantError(e, idNoBackend, "lost") // and is answered in the end
 	want[*dap.DisconnectResponse](e)
 	e.wantEOF()
 	e.ended()

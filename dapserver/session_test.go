@@ -52,6 +52,7 @@ func TestWholeSession(t *testing.T) {
 		t.Errorf("n+1 is %s, want 5", got)
 	}
 	e.NextRequest(stopped.Body.ThreadId)
+	want[*dap.ContinuedEvent](e)
 	want[*dap.NextResponse](e)
 	if reason := want[*dap.StoppedEvent](e).Body.Reason; reason != "step" {
 		t.Errorf("stopped for %q, want step", reason)
@@ -116,8 +117,8 @@ func TestLargeRequestIsAnswered(t *testing.T) {
 	wantError(e, idTooLarge, "Delve takes 4194304")
 	e.ThreadsRequest() // and Delve is still there
 	want[*dap.ThreadsResponse](e)
-	e.EvaluateRequest(strings.Repeat("x", 4_000_000), 0, "repl")
-	want[*dap.ErrorResponse](e)
+	e.EvaluateRequest(`"`+strings.Repeat("x", 4_000_000)+`"`, 0, "repl")
+	want[*dap.EvaluateResponse](e)
 	e.disconnect()
 }
 

@@ -27,7 +27,7 @@ func (s *session) onStart(ctx context.Context, m message) {
 		refuse(&requestError{idAlreadyStarted, "Already started", "this session has its launch or attach; open another connection for a second one", false})
 		return
 	}
-	cfg, err := DecodeLaunchConfig(request, m.env.body.in(m.raw))
+	cfg, err := decodeLaunchConfig(request, m.env.body.in(m.raw))
 	if err != nil {
 		refuse(err)
 		return
@@ -213,12 +213,13 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 	if st.target == nil {
 		return nil
 	}
+	outer := ctx // for the client: if this is over and it doesn't read, it isn't waited for
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.srv.cfg.CloseTimeout)
 	defer cancel()
 	end := st.owned || how.terminate && s.srv.cfg.Session == nil
 	var p *progress
 	if end {
-		p = newProgress(ctx, s, "end", st.seq, "Ending the debug session")
+		p = newProgress(outer, s, "end", st.seq, "Ending the debug session")
 		p.Stage("Restoring "+st.target.Name(), -1)
 		defer p.end("")
 	}
