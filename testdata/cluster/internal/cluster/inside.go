@@ -123,20 +123,15 @@ func (m *Manager) LogSource(l LogOptions) (file string, argv []string, err error
 		return "", nil, err
 	}
 	if rec.Flavour == Plain {
-		return "", nil, fmt.Errorf("there is no log %s; there are: %s", l.What, strings.Join(m.logNames(l.Name), ", "))
+		argv = []string{"tail", "-n", "+1"}
+		if l.Follow {
+			argv = append(argv, "-f")
+		}
+		return "", append(argv, plainLogs+"/"+l.What+".log"), nil
 	}
 	argv = []string{"journalctl", "--no-pager", "-o", "short-precise", "-u", l.What}
 	if l.Follow {
 		argv = append(argv, "-f")
 	}
 	return "", argv, nil
-}
-
-func (m *Manager) logNames(name string) []string {
-	var names []string
-	files, _ := filepath.Glob(m.path(name, "logs", "*.log"))
-	for _, f := range files {
-		names = append(names, strings.TrimSuffix(filepath.Base(f), ".log"))
-	}
-	return names
 }

@@ -125,8 +125,12 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts, seed st
 		return err
 	}
 	defer stop()
-	m.say("systemd and containerd run")
-	if err := m.bringUp(ctx, rec); err != nil {
+	m.say("the node has booted and containerd runs")
+	bringUp := m.bringUp
+	if rec.Flavour == Plain {
+		bringUp = m.bringUpPlain
+	}
+	if err := bringUp(ctx, rec); err != nil {
 		return err
 	}
 	rec.Phase = state.Running
@@ -134,8 +138,12 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts, seed st
 }
 
 // lowerLayers lists the layers of the node's /usr.
-func (m *Manager) lowerLayers(name string, p parts) []string {
-	return append([]string{m.path(name, "layer", "usr"), filepath.Join(p.components.Layer, "usr")}, p.packages.Lower()...)
+func (m *Manager) lowerLayers(rec *state.Record, p parts) []string {
+	lower := []string{m.path(rec.Name, "layer", "usr"), filepath.Join(p.components.Layer, "usr")}
+	if rec.Flavour == Plain {
+		lower = append(lower, filepath.Join(p.components.PlainLayer, "usr"))
+	}
+	return append(lower, p.packages.Lower()...)
 }
 
 // layOut writes the node's own files.
@@ -147,7 +155,7 @@ func (m *Manager) layOut(ctx context.Context, rec *state.Record, p parts) error 
 			return err
 		}
 	}
-	return rootfs.Write(m.path(name, "root"), m.path(name, "layer"), m.lowerLayers(name, p), rootfs.Config{
+	return rootfs.Write(m.path(name, "root"), m.path(name, "layer"), m.lowerLayers(rec, p), rootfs.Config{
 		Cluster:         name,
 		Node:            nodeName,
 		NodeIP:          plan.Node().String(),
@@ -175,13 +183,17 @@ func (m *Manager) boot(ctx context.Context, rec *state.Record, p parts) (nodeCtx
 		Cgroup:  rec.Cgroup(),
 		Plan:    plan,
 		Root:    m.path(name, "root"),
-		Lower:   m.lowerLayers(name, p),
+		Lower:   m.lowerLayers(rec, p),
 		Upper:   m.path(name, "upper"),
 		Shield:  machineSettings,
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "1"},
 		Init:    []string{"/usr/lib/systemd/systemd", "--system", "--show-status=false"},
+		Leaf:    rec.Flavour == Plain,
 		Env:     []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "container=kubedelve", "TERM=dumb", "LANG=C.UTF-8"},
 		Console: m.path(name, "logs", "console.log"),
+	}
+	if rec.Flavour == Plain {
+		spec.Init = []string{components.PausePath}
 	}
 	if bridgeFiltered(ctx) {
 		spec.Sysctls["net.bridge.bridge-nf-call-iptables"] = "1"
@@ -203,6 +215,12 @@ func (m *Manager) boot(ctx context.Context, rec *state.Record, p parts) (nodeCtx
 		err := first.Wait()
 		cancel(fmt.Errorf("the node's PID 1 has ended (%v):\n%s", err, tail(spec.Console, 20)))
 	}()
+	if rec.Flavour == Plain {
+		if err := m.spawn(ctx, *rec, "containerd", "/usr/bin/containerd"); err != nil {
+			cancel(nil)
+			return nil, nil, err
+		}
+	}
 	if err := within(ctx, time.Minute, "containerd listens", m.containerdListens(*rec)); err != nil {
 		cancel(nil)
 		return nil, nil, err
@@ -215,12 +233,16 @@ func (m *Manager) bringUp(ctx context.Context, rec *state.Record) error {
 	if err := rootfs.EnableKubelet(m.path(rec.Name, "root")); err != nil {
 		return err
 	}
-	if err := m.logged(ctx, *rec, "kubeadm", "kubeadm", "init", "-v=3", "--config=/etc/kubernetes/kubeadm.yaml",
-		"--ignore-preflight-errors=all", "--skip-phases=show-join-command"); err != nil {
+	if err := m.kubeadmInit(ctx, *rec, "--skip-phases=show-join-command"); err != nil {
 		return err
 	}
 	m.say("kubeadm init is done")
 	return m.finish(ctx, rec)
+}
+
+func (m *Manager) kubeadmInit(ctx context.Context, rec state.Record, args ...string) error {
+	return m.logged(ctx, rec, "kubeadm", append([]string{"kubeadm", "init", "-v=3",
+		"--config=/etc/kubernetes/kubeadm.yaml", "--ignore-preflight-errors=all"}, args...)...)
 }
 
 // finish copies the kubeconfig and waits until the cluster is of use.

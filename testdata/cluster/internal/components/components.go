@@ -30,13 +30,16 @@ const (
 	pauseTag   = "3.10.2"
 
 	PauseImage = Repository + "/pause:" + pauseTag
+
+	// PausePath is where a node has the pause program: it does all that a PID 1 has to.
+	PausePath = "/usr/libexec/kubedelve/pause"
 )
 
 // Set is the built components.
 type Set struct {
-	Layer    string // folder with usr/bin/kubelet, usr/bin/kubeadm: a layer of the node's /usr
-	AllInOne string // the one program
-	Archive  string // all images
+	Layer      string // folder with usr/bin/kubelet, usr/bin/kubeadm: a layer of the node's /usr
+	PlainLayer string // folder with usr/bin/kube-apiserver and so on, for a node where these are processes
+	Archive    string // all images
 }
 
 // ldflags strips the program and gives it the version that each component reports.
@@ -60,7 +63,7 @@ func Prepare(ctx context.Context, dir cache.Dir, source string, pkgs packages.Se
 	if err != nil {
 		return Set{}, err
 	}
-	set := Set{Layer: filepath.Join(bin, "layer"), AllInOne: filepath.Join(bin, "kubernetes")}
+	set := Set{Layer: filepath.Join(bin, "layer"), PlainLayer: filepath.Join(bin, "layer-plain")}
 	nft, err := nftFiles(pkgs)
 	if err != nil {
 		return Set{}, fmt.Errorf("collecting nft for the kube-proxy image: %w", err)
@@ -95,7 +98,7 @@ func programs(ctx context.Context, dir cache.Dir, source string, say func(format
 	if err != nil {
 		return "", fmt.Errorf("asking go for its version: %w", err)
 	}
-	key.Add("1", string(goVersion), runtime.GOARCH, ldflags())
+	key.Add("2", string(goVersion), runtime.GOARCH, ldflags())
 	path, _, err := dir.Ensure(ctx, "programs", key.String(), func(ctx context.Context, tmp string) error {
 		say("building Kubernetes %s (minutes if Go's build cache is cold)", Kubernetes)
 		if err := build(ctx, filepath.Join(source, "kube"), filepath.Join(tmp, "kubernetes"), ldflags()); err != nil {
@@ -105,13 +108,21 @@ func programs(ctx context.Context, dir cache.Dir, source string, say func(format
 		if err := build(ctx, filepath.Join(source, "pause"), filepath.Join(tmp, "pause"), "-s -w"); err != nil {
 			return err
 		}
-		bin := filepath.Join(tmp, "layer", "usr", "bin")
-		if err := os.MkdirAll(bin, 0o755); err != nil {
-			return err
+		links := map[string][]string{
+			"kubernetes": {"layer/usr/bin/kubelet", "layer/usr/bin/kubeadm"},
+			"pause":      {"layer" + PausePath},
 		}
-		for _, name := range []string{"kubelet", "kubeadm"} {
-			if err := os.Link(filepath.Join(tmp, "kubernetes"), filepath.Join(bin, name)); err != nil {
-				return err
+		for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+			links["kubernetes"] = append(links["kubernetes"], "layer-plain/usr/bin/"+name)
+		}
+		for from, to := range links {
+			for _, l := range to {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(tmp, l)), 0o755); err != nil {
+					return err
+				}
+				if err := os.Link(filepath.Join(tmp, from), filepath.Join(tmp, l)); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -149,6 +149,11 @@ func (c *Client) NodeReady(ctx context.Context, name string) error {
 	return met(node.Status.Conditions, "Ready")
 }
 
+// NodeExists returns nil when the kubelet has registered its node.
+func (c *Client) NodeExists(ctx context.Context, name string) error {
+	return c.get(ctx, "/api/v1/nodes/"+name, nil)
+}
+
 // DeploymentAvailable returns nil when enough replicas are ready.
 func (c *Client) DeploymentAvailable(ctx context.Context, namespace, name string) error {
 	var d struct {

@@ -48,6 +48,12 @@ func becomeInit(w wire) error {
 			return fmt.Errorf("setting %s of the node: %w", name, err)
 		}
 	}
+	if w.Leaf && len(w.Trees) == 1 && w.Trees[0].v2() {
+		// The kernel gives controllers only to children of a cgroup without processes.
+		if err := delegate("/sys/fs/cgroup"); err != nil {
+			return fmt.Errorf("delegating cgroups: %w", err)
+		}
+	}
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ type Spec struct {
 	Shield  map[string]string // files of /proc/sys that show this value and take no writes to the machine
 	Sysctls map[string]string // settings of the node's own namespaces
 	Init    []string          // what becomes PID 1
+	Leaf    bool              // init does not manage cgroups: with cgroup v2, prepare them for it
 	Env     []string
 	Console string // file for what PID 1 prints
 }

@@ -199,6 +199,9 @@ func (w *writer) etc(c Config) {
 	}
 	w.embedded("etc/containerd/config.toml", "containerd-"+c.ContainerdMajor+".toml", c)
 	w.embedded("etc/kubernetes/kubeadm.yaml", "kubeadm.yaml", c)
+	if !c.Systemd {
+		w.embedded("etc/kubernetes/kube-proxy.yaml", "kube-proxy.yaml", c)
+	}
 	w.embedded("etc/kubernetes/patches/corednsdeployment.yaml", "corednsdeployment.yaml", nil)
 }
 
