@@ -88,11 +88,8 @@ func debugLDFlags(values []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		flags = dropStripping(flags)
-		if !slices.ContainsFunc(flags, func(s string) bool { return strings.Contains(s, "-compressdwarf") }) {
-			flags = append(flags, keepPlain)
-		}
-		arg, err := joinPerPackage(pattern, flags)
+		// First, so that the user's own wins, and since a value must not begin with a quote.
+		arg, err := joinPerPackage(pattern, append([]string{keepPlain}, dropStripping(flags)...))
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +111,7 @@ func debugGCFlags(values []string) ([]string, error) {
 			name, _, _ := strings.Cut(strings.TrimLeft(s, "-"), "=")
 			return name == "N" || name == "l"
 		})
-		arg, err := joinPerPackage(pattern, append(flags, "-N", "-l"))
+		arg, err := joinPerPackage(pattern, append([]string{"-N", "-l"}, flags...))
 		if err != nil {
 			return nil, err
 		}

@@ -211,14 +211,14 @@ func (g *goCommand) readEnv(ctx context.Context) (*goEnv, error) {
 
 // A goPackage is what `go list -json` says of a package. (cmd/go help list.)
 type goPackage struct {
-	ImportPath, Name, Dir             string
-	Standard, DepOnly                 bool
-	GoFiles, CgoFiles, InvalidGoFiles []string
-	Module                            *struct{ Path, Version string }
-	Error                             *struct{ Pos, Err string }
+	ImportPath, Name, Dir                             string
+	Standard, DepOnly                                 bool
+	GoFiles, CgoFiles, InvalidGoFiles, IgnoredGoFiles []string
+	Module                                            *struct{ Path, Version string }
+	Error                                             *struct{ Pos, Err string }
 }
 
-const goPackageFields = "ImportPath,Name,Dir,Standard,DepOnly,GoFiles,CgoFiles,InvalidGoFiles,Module,Error"
+const goPackageFields = "ImportPath,Name,Dir,Standard,DepOnly,GoFiles,CgoFiles,InvalidGoFiles,IgnoredGoFiles,Module,Error"
 
 // list returns the packages that patterns name and all that they import.
 func (g *goCommand) list(ctx context.Context, flags, patterns []string, deps bool) ([]*goPackage, error) {

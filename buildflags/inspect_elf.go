@@ -1,9 +1,11 @@
 package buildflags
 
 import (
+	"bufio"
 	"bytes"
 	"debug/dwarf"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -170,33 +172,47 @@ func alwaysOptimized(pkg string) bool {
 // Only the first entry of each unit is read: walking the others of a big program
 // takes seconds.
 func producerFlags(f *elf.File, size int64) (map[string]bool, error) {
-	sections := make(map[string][]byte)
-	for _, name := range []string{"abbrev", "info", "str", "line_str", "str_offsets", "addr"} {
-		s := f.Section(".debug_" + name)
+	section := f.Section(".debug_info")
+	if section.Size > 32*uint64(size) {
+		return nil, fmt.Errorf("section .debug_info is said to have %d bytes", section.Size)
+	}
+	info, err := firstEntries(section, f.ByteOrder)
+	if err != nil {
+		return nil, err
+	}
+	var abbrev, str []byte
+	others := make(map[string][]byte)
+	for _, name := range []string{".debug_abbrev", ".debug_str", ".debug_line_str", ".debug_str_offsets", ".debug_addr"} {
+		s := f.Section(name)
 		if s == nil {
 			continue
 		}
 		b, err := sectionData(s, size)
 		if err != nil {
-			return nil, fmt.Errorf("section %s: %w", s.Name, err)
+			return nil, fmt.Errorf("section %s: %w", name, err)
 		}
-		sections[name] = b
+		switch name {
+		case ".debug_abbrev":
+			abbrev = b
+		case ".debug_str":
+			str = b
+		default:
+			others[name] = b
+		}
 	}
-	d, err := dwarf.New(sections["abbrev"], nil, nil, sections["info"], nil, nil, nil, sections["str"])
+	d, err := dwarf.New(abbrev, nil, nil, info.data, nil, nil, nil, str)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"line_str", "str_offsets", "addr"} {
-		if b, ok := sections[name]; ok {
-			if err := d.AddSection(".debug_"+name, b); err != nil {
-				return nil, err
-			}
+	for name, b := range others {
+		if err := d.AddSection(name, b); err != nil {
+			return nil, err
 		}
 	}
 	const langGo = 0x16
 	flags := make(map[string]bool)
 	r := d.Reader()
-	for _, off := range unitOffsets(sections["info"], f) {
+	for _, off := range info.entries {
 		r.Seek(off)
 		e, err := r.Next()
 		if err != nil || e == nil || e.Tag != dwarf.TagCompileUnit {
@@ -221,55 +237,103 @@ func producerFlags(f *elf.File, size int64) (map[string]bool, error) {
 	return flags, nil
 }
 
-// unitOffsets returns where in .debug_info the first entry of each unit is.
+// unitHeads is a .debug_info section of which each unit was cut short.
+type unitHeads struct {
+	data    []byte
+	entries []dwarf.Offset // where in data the first entry of each unit is
+}
+
+const (
+	maxHead  = 2 << 10   // how much of a unit is kept: its first entry has a producer, a name and numbers
+	maxHeads = 256 << 20 // of all units; the biggest Go programs have some ten thousand
+)
+
+// firstEntries reads a .debug_info section, but only the start of each unit.
 // (DWARF 5, section 7.5.1: unit headers.)
-func unitOffsets(info []byte, f *elf.File) []dwarf.Offset {
-	var offs []dwarf.Offset
-	for pos := uint64(0); pos+12 < uint64(len(info)); {
-		b := info[pos:]
-		size, header, wide := uint64(f.ByteOrder.Uint32(b)), uint64(4), uint64(4)
+func firstEntries(s *elf.Section, order binary.ByteOrder) (*unitHeads, error) {
+	u := new(unitHeads)
+	peek := peeker(s)
+	for pos := uint64(0); pos+12 < s.Size; {
+		b, err := peek(pos, int(min(maxHead, s.Size-pos)))
+		if err != nil {
+			return nil, fmt.Errorf("section .debug_info: %w", err)
+		}
+		size, header, wide := uint64(order.Uint32(b)), uint64(4), uint64(4)
 		if size == 0xffffffff {
-			if len(b) < 24 {
-				break
-			}
-			size, header, wide = f.ByteOrder.Uint64(b[4:]), 12, 8
-		}
-		next := pos + header + size
-		if next <= pos || next > uint64(len(info)) {
-			break
-		}
-		entry := pos + header + 2 + wide + 1 // version, abbreviations, address size
-		if f.ByteOrder.Uint16(b[header:]) >= 5 {
-			entry++ // unit type
-			const compile, partial = 1, 3
-			if t := b[header+2]; t != compile && t != partial {
-				pos = next
-				continue
+			size, header, wide = 0, 12, 8
+			if len(b) > 24 {
+				size = order.Uint64(b[4:])
 			}
 		}
-		if entry < next {
-			offs = append(offs, dwarf.Offset(entry))
+		if size < 16 || size > s.Size-pos-header {
+			return nil, fmt.Errorf("section .debug_info: the unit at %#x is said to have %d bytes", pos, size)
 		}
-		pos = next
+		b = b[:min(uint64(len(b)), header+size)]
+		entry := header + 2 + wide + 1 // after version, abbreviations, address size
+		isProgram := true
+		if order.Uint16(b[header:]) >= 5 {
+			entry++ // after the unit type, which is compile or partial
+			isProgram = b[header+2] == 1 || b[header+2] == 3
+		}
+		if isProgram {
+			if len(u.data)+len(b) > maxHeads {
+				return nil, errors.New("section .debug_info has too many units")
+			}
+			start := len(u.data)
+			u.entries = append(u.entries, dwarf.Offset(uint64(start)+entry))
+			u.data = append(u.data, b...)
+			if wide == 4 {
+				order.PutUint32(u.data[start:], uint32(uint64(len(b))-header))
+			} else {
+				order.PutUint64(u.data[start+4:], uint64(len(b))-header)
+			}
+		}
+		pos += header + size
 	}
-	return offs
+	return u, nil
+}
+
+// peeker returns a function that returns n bytes of a section at pos, until its
+// next call. Each pos must be at least the one before: of a compressed section
+// there is only a stream.
+func peeker(s *elf.Section) func(pos uint64, n int) ([]byte, error) {
+	if s.Flags&elf.SHF_COMPRESSED == 0 {
+		buf := make([]byte, maxHead)
+		return func(pos uint64, n int) ([]byte, error) {
+			_, err := s.ReadAt(buf[:n], int64(pos))
+			return buf[:n], err
+		}
+	}
+	r := bufio.NewReaderSize(s.Open(), 16*maxHead)
+	at := uint64(0)
+	return func(pos uint64, n int) ([]byte, error) {
+		for at < pos {
+			skipped, err := r.Discard(int(min(pos-at, 1<<30)))
+			at += uint64(skipped)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return r.Peek(n)
+	}
 }
 
 // sectionData returns the contents of a section of a file of size bytes, uncompressed, unless these
 // would be out of proportion with the file: a damaged or malicious one may say so.
 func sectionData(s *elf.Section, size int64) ([]byte, error) {
 	if s.Flags&elf.SHF_COMPRESSED == 0 {
-		return s.Data()
+		if s.Size > uint64(size) {
+			return nil, io.ErrUnexpectedEOF
+		}
+		b := make([]byte, s.Size)
+		_, err := s.ReadAt(b, 0)
+		return b, err
 	}
-	limit := min(int64(min(s.FileSize, uint64(size))), 1<<30)*64 + 1<<20
-	if s.Size > uint64(limit) {
+	limit := uint64(min(size, 1<<30)) * 16
+	if s.Size > limit {
 		return nil, fmt.Errorf("%d bytes are said to hold %d", s.FileSize, s.Size)
 	}
 	var b bytes.Buffer
-	b.Grow(int(min(int64(s.Size), 16*size)))
-	n, err := io.Copy(&b, io.LimitReader(s.Open(), limit+1))
-	if err == nil && n > limit {
-		err = errors.New("too long")
-	}
+	_, err := io.Copy(&b, io.LimitReader(s.Open(), int64(s.Size)))
 	return b.Bytes(), err
 }

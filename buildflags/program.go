@@ -146,7 +146,12 @@ func mainPackage(ctx context.Context, cfg *Config, g *goCommand, target Platform
 	source := len(p.GoFiles)+len(p.CgoFiles)+len(p.InvalidGoFiles) > 0
 	switch {
 	case p.Error != nil && !source:
-		return nil, &ConfigError{Attr: "program", Message: fmt.Sprintf("no package %s for %s in %s (%s)", program, target, g.dir, strings.TrimSpace(p.Error.Err)), Fix: suggest(ctx, g, flags)}
+		fix := "its files need other build.tags or another platform"
+		if len(p.IgnoredGoFiles) == 0 {
+			fix = suggest(ctx, g, flags)
+		}
+		reason := strings.Join(strings.Fields(p.Error.Err), " ")
+		return nil, &ConfigError{Attr: "program", Message: fmt.Sprintf("no package %s for %s in %s (%s)", program, target, g.dir, reason), Fix: fix}
 	case p.Name != "main" && p.Name != "":
 		return nil, &ConfigError{Attr: "program", Message: fmt.Sprintf("%s is package %s, not package main", program, p.Name), Fix: suggest(ctx, g, flags)}
 	}
