@@ -162,7 +162,7 @@ func (a *Agent) serveSession(ctx context.Context, s *tunnel.Session) {
 	s.Serve(ctx, a.log, a.serveStream)
 }
 
-func (a *Agent) serveStream(ctx context.Context, conn net.Conn) {
+func (a *Agent) serveStream(ctx context.Context, conn *tunnel.Stream) {
 	r := bufio.NewReaderSize(conn, 64<<10)
 	var req agentapi.Request
 	if err := agentapi.ReadMessage(r, &req); err != nil {

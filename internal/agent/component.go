@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,7 +52,7 @@ func startComponent(ctx context.Context, log *slog.Logger, self, socket string, 
 	}
 	c := &component{log: log, socket: socket, life: lifeW, delveDone: make(chan struct{}), exited: make(chan struct{})}
 	c.delve = exec.Command(self, append([]string{"delve", "--socket", socket, "--"}, argv...)...) //nolint:gosec // our own executable
-	c.delve.Env = append(os.Environ(), env...)
+	c.delve.Env = environment(os.Environ(), env)
 	c.delve.Dir = dir
 	c.delve.ExtraFiles = []*os.File{statusW, lifeR} // statusFD, lifelineFD
 	// A Ctrl-C in the terminal of a local session is for kubedelve.
@@ -106,6 +107,20 @@ func startComponent(ctx context.Context, log *slog.Logger, self, socket string, 
 	_ = client.Disconnect(false)
 	go c.watch() // ends with the component or with Delve
 	return c, nil
+}
+
+// environment adds changes to a process's environment: NAME=VALUE sets, and NAME
+// alone takes away.
+func environment(base, changes []string) []string {
+	env := slices.Clone(base)
+	for _, change := range changes {
+		name, _, set := strings.Cut(change, "=")
+		env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		if set {
+			env = append(env, change)
+		}
+	}
+	return env
 }
 
 type pipe struct{ read, write *os.File }
@@ -318,4 +333,3 @@ func (c *component) drain() {
 	case <-timer.C:
 	}
 }
-

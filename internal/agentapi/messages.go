@@ -47,7 +47,7 @@ type File struct {
 type Start struct {
 	File File     `json:"file"`
 	Args []string `json:"args"`          // without the program's name
-	Env  []string `json:"env,omitempty"` // KEY=VALUE, added to the container's
+	Env  []string `json:"env,omitempty"` // NAME=VALUE sets, NAME takes away; on top of the container's
 	Dir  string   `json:"dir,omitempty"` // working directory; empty: the container's
 }
 

@@ -89,11 +89,27 @@ func (discard) Printf(string, ...any) {}
 func (discard) Println(...any)        {}
 
 // Open starts a new stream to the other side.
-func (s *Session) Open() (net.Conn, error) { return s.mux.Open() }
+func (s *Session) Open() (*Stream, error) {
+	opened, err := s.mux.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{opened}, nil
+}
 
-// Accept waits for a stream that the other side opened, or for the session's
-// end, which it reports as [io.EOF] or the error that ended it.
-func (s *Session) Accept() (net.Conn, error) { return s.mux.Accept() }
+// Stream is one of a session's byte streams.
+type Stream struct{ *yamux.Stream }
+
+// CloseWrite tells the other side that nothing more comes; what it sends can still
+// be read.
+func (s *Stream) CloseWrite() error { return s.Stream.Close() }
+
+// Close ends the stream in both directions, and Reads and Writes that wait.
+func (s *Stream) Close() error {
+	// A closed yamux stream still waits for the other side's end.
+	_ = s.Stream.SetDeadline(time.Unix(0, 1))
+	return s.Stream.Close()
+}
 
 // Done is closed when the session has ended, from either side or by a lost
 // connection.
@@ -105,19 +121,20 @@ func (s *Session) Close() error { return s.mux.Close() }
 // Serve handles each stream of the session in a goroutine of its own until the
 // session ends or ctx is cancelled; it returns when all handlers have returned.
 // The handler closes its stream by returning.
-func (s *Session) Serve(ctx context.Context, log *slog.Logger, handle func(context.Context, net.Conn)) {
+func (s *Session) Serve(ctx context.Context, log *slog.Logger, handle func(context.Context, *Stream)) {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	handlers := make(chan struct{}, maxStreams)
 	for {
-		stream, err := s.mux.Accept()
+		accepted, err := s.mux.AcceptStream()
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, yamux.ErrSessionShutdown) {
 				log.Debug("tunnel session ended", "error", err)
 			}
 			break
 		}
+		stream := &Stream{accepted}
 		handlers <- struct{}{} // bounded: a client can't make the agent start more
 		go func() {            // ends with the handler, which ends with its stream or ctx
 			defer func() { _ = stream.Close(); <-handlers }()

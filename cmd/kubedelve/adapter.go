@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+
+	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/dapserver"
+	"github.com/kubedelve/kubedelve/kubelaunch"
+)
+
+// adapter is what dapserver asks to launch: it joins the launch configuration to
+// buildflags and kubelaunch.
+type adapter struct{}
+
+// Launch implements [dapserver.Launcher].
+func (adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report dapserver.Reporter) (dapserver.Session, error) {
+	r := request{
+		target: cfg.Target.Name, container: cfg.Target.Container,
+		cluster: func() (*kubelaunch.Cluster, error) { return clusterFor(cfg.Target) },
+		options: kubelaunch.Options{Args: cfg.Args, Dir: cfg.Cwd, AgentImage: cfg.Target.AgentImage},
+	}
+	if len(cfg.Build) > 0 {
+		decoder := json.NewDecoder(bytes.NewReader(cfg.Build))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&r.build); err != nil {
+			return nil, fmt.Errorf("the attribute \"build\" of the launch configuration: %w", err)
+		}
+	}
+	if cfg.Program != "" {
+		r.build.Program = cfg.Program
+	}
+	for name, value := range cfg.Env {
+		if value != nil {
+			name += "=" + *value
+		}
+		r.options.Env = append(r.options.Env, name)
+	}
+	l, err := start(ctx, r, dapReporter{report})
+	if err != nil {
+		var compile *buildflags.CompileError
+		if errors.As(err, &compile) {
+			reportCompile(report, compile)
+			return nil, fmt.Errorf("%s does not compile: see the debug console", compile.Program)
+		}
+		return nil, errors.New(explain(err))
+	}
+	return &dapSession{launched: l}, nil
+}
+
+// Attach implements [dapserver.Launcher].
+func (adapter) Attach(context.Context, *dapserver.LaunchConfig, dapserver.Reporter) (dapserver.Session, error) {
+	return nil, errors.New("there is no session to attach to in this process; start one with: kubedelve debug TARGET --program PKG, and connect to the address that it prints")
+}
+
+// reportCompile shows the compiler's messages, each a link to its place.
+func reportCompile(report dapserver.Reporter, e *buildflags.CompileError) {
+	if len(e.Diagnostics) == 0 {
+		report.Output(dapserver.Important, e.Output, nil)
+	}
+	for _, d := range e.Diagnostics {
+		report.Output(dapserver.Important, fmt.Sprintf("%s:%d:%d: %s\n", d.File, d.Line, d.Col, d.Message),
+			&dapserver.Location{Path: d.File, Line: d.Line, Column: d.Col})
+	}
+}
+
+// clusterFor makes the clients for what a launch configuration says.
+func clusterFor(t dapserver.Target) (*kubelaunch.Cluster, error) {
+	flags := genericclioptions.NewConfigFlags(false)
+	flags.KubeConfig, flags.Context, flags.Namespace = &t.Kubeconfig, &t.Context, &t.Namespace
+	return clusterOf(flags)
+}
+
+// dapReporter shows the user of an editor what is going on.
+type dapReporter struct{ dapserver.Reporter }
+
+func (r dapReporter) Stage(title string) { r.Reporter.Stage(title, -1) }
+func (r dapReporter) Detail(text string) { r.Reporter.Stage(text, -1) }
+func (r dapReporter) Note(text string)   { r.Output(dapserver.Console, text+"\n", nil) }
+
+// dapSession is a launched session as dapserver wants it.
+type dapSession struct{ *launched }
+
+// Name implements [dapserver.Session].
+func (s *dapSession) Name() string {
+	return fmt.Sprintf("%s (%s)", s.session.Target, s.session.Place)
+}
+
+// Dial implements [dapserver.Session].
+func (s *dapSession) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+	return s.session.Dial(ctx)
+}
+
+// SubstitutePath implements [dapserver.Session].
+func (s *dapSession) SubstitutePath() []dapserver.PathRule {
+	var rules []dapserver.PathRule
+	for _, r := range s.binary.Sources {
+		rules = append(rules, dapserver.PathRule{From: r.Local, To: r.Remote})
+	}
+	return rules
+}
+
+// Output implements [dapserver.Session]. It also tells when requests go to the
+// component, since nobody waits for that.
+func (s *dapSession) Output(ctx context.Context, emit func(dapserver.OutputStream, []byte) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var mu sync.Mutex // emit is called from two goroutines
+	say := func(stream dapserver.OutputStream, p []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := emit(stream, p); err != nil {
+			cancel(err)
+		}
+	}
+	var told sync.WaitGroup
+	told.Go(func() { // ends when the pod has taken over, or with ctx
+		select {
+		case <-s.session.Serving():
+			if text := servingText(s.session); text != "" {
+				say(dapserver.Console, []byte(text+"\n"))
+			}
+		case <-ctx.Done():
+		}
+	})
+	err := s.session.Output(ctx, func(fd int, p []byte) {
+		stream := dapserver.Stdout
+		if fd == 2 {
+			stream = dapserver.Stderr
+		}
+		say(stream, p)
+	})
+	cancel(nil)
+	told.Wait()
+	return err
+}
+
+// servingText tells that requests go to the debug pod, or why not.
+func servingText(s *kubelaunch.Session) string {
+	switch err := s.Served(); {
+	case s.Target.Kind == kubelaunch.KindLocal || errors.Is(err, context.Canceled):
+		return ""
+	case err != nil:
+		return fmt.Sprintf("the debug pod could not take over from the originals: %v", err)
+	}
+	return fmt.Sprintf("%s now serves %s", s.Place, s.Target)
+}
+
+// Wait implements [dapserver.Session].
+func (s *dapSession) Wait(ctx context.Context) (int, error) {
+	exit, err := s.session.Wait(ctx)
+	return exit.Code, err
+}
+
+// Detach implements [dapserver.Session].
+func (s *dapSession) Detach(context.Context) error { return s.session.Detach() }
+
+// Close implements [dapserver.Session].
+func (s *dapSession) Close(ctx context.Context) error { return s.session.Close(ctx, nil) }

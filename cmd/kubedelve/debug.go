@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/kubelaunch"
+)
+
+// debugFlags are the flags of kubedelve debug.
+type debugFlags struct {
+	global *global
+
+	program, container, listen, output string
+	stopOnEntry                        bool
+	tags, buildFlags, env              []string
+	ldflags, cgo, workdir              string
+	entrypoint                         []string
+	agentImage, pullPolicy             string
+	keepReplicas, keepReadiness        bool
+	grace, ttl                         time.Duration
+}
+
+func newDebug(g *global) *cobra.Command {
+	f := &debugFlags{global: g}
+	cmd := &cobra.Command{
+		Use:   "debug TARGET --program PKG [flags] [-- ARG...]",
+		Short: "Run a program under Delve in a workload's place",
+		Long: `Build a Go program for debugging and run it under Delve in the place of TARGET:
+
+  deploy/NAME   a container of a Deployment
+  local         this machine, without a cluster
+
+It prints a local address for debuggers, holds until Ctrl-C, and then puts
+everything back. The address speaks DAP and Delve's JSON-RPC: connect with VS Code
+(request "attach", mode "remote"), GoLand (Go Remote), or "dlv connect ADDRESS".
+
+The program's arguments are those that the container has, unless others follow --.`,
+		Example: `  kubedelve debug deploy/web --program ./cmd/web
+  kubedelve debug deploy/web -c app --program ./cmd/web --tags dev -- --verbose
+  kubedelve debug local --program . --stop-on-entry`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			n := len(args)
+			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+				n = dash
+			}
+			if n != 1 {
+				return fmt.Errorf("name one target, like deploy/web (arguments for the program come after --)")
+			}
+			return nil
+		},
+		RunE:              func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+		ValidArgsFunction: completeTargets(g),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.program, "program", ".", "the main package: a folder, a Go file in it, or an import path")
+	flags.StringVarP(&f.container, "container", "c", "", "the container; needed if the pod has several")
+	flags.StringVar(&f.listen, "listen", "127.0.0.1:2345", "the local address for debuggers; port 0 takes any that is free")
+	flags.BoolVar(&f.stopOnEntry, "stop-on-entry", false, "wait for a debugger before the program begins")
+	flags.StringSliceVar(&f.tags, "tags", nil, "build tags")
+	flags.StringVar(&f.ldflags, "ldflags", "", "linker flags, like -X main.version=v1 (-s and -w are left out)")
+	flags.StringArrayVar(&f.buildFlags, "build-flag", nil, "another flag for go build; may be repeated")
+	flags.StringVar(&f.cgo, "cgo", "auto", "build with cgo: on, off or auto")
+	flags.StringArrayVar(&f.env, "env", nil, "NAME=VALUE for the program, or NAME to take it away; may be repeated")
+	flags.StringVar(&f.workdir, "workdir", "", "the program's working directory, where it runs")
+	flags.StringSliceVar(&f.entrypoint, "entrypoint", nil, "the container's own command line, if neither the pod template nor a running pod tells it")
+	flags.StringVar(&f.agentImage, "agent-image", "", "the image that brings kubedelve-agent into the pod (default $"+envAgentImage+", else "+defaultAgentImage()+")")
+	flags.StringVar(&f.pullPolicy, "agent-image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
+	flags.BoolVar(&f.keepReplicas, "keep-replicas", false, "leave the workload's other replicas running: requests are spread over all")
+	flags.BoolVar(&f.keepReadiness, "keep-readiness", false, "leave the readiness probe on: a halted program gets no requests")
+	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
+	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
+	addOutput(cmd, &f.output)
+	return cmd
+}
+
+// addOutput adds -o.
+func addOutput(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVarP(format, "output", "o", "", "json: for programs")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatJSON}, cobra.ShellCompDirectiveNoFileComp))
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if *format != formatText && *format != formatJSON {
+			return usagef(cmd, "-o %q: there is only json", *format)
+		}
+		if before != nil {
+			return before(cmd, args)
+		}
+		return nil
+	}
+}
+
+func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error) {
+	r := request{
+		target: args[0], container: f.container, cluster: f.global.cluster,
+		build: buildflags.Config{Program: f.program, Tags: f.tags, LDFlags: f.ldflags, Flags: f.buildFlags, CGO: f.cgo},
+		options: kubelaunch.Options{
+			Env: f.env, Dir: f.workdir, Command: f.entrypoint,
+			AgentImage: f.agentImage, PullPolicy: corev1.PullPolicy(f.pullPolicy),
+			KeepReplicas: f.keepReplicas, KeepReadiness: f.keepReadiness, Grace: f.grace, TTL: f.ttl,
+		},
+	}
+	if _, err := kubelaunch.ParseTarget(r.target); err != nil {
+		return r, usagef(cmd, "%w", err)
+	}
+	if !slices.Contains([]string{"Always", "IfNotPresent", "Never"}, f.pullPolicy) {
+		return r, usagef(cmd, "--agent-image-pull-policy %q: choose Always, IfNotPresent or Never", f.pullPolicy)
+	}
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
+		r.options.Args = append([]string{}, args[dash:]...)
+	}
+	return r, nil
+}
+
+func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
+	ctx := cmd.Context()
+	log, err := f.global.logger(cmd)
+	if err != nil {
+		return err
+	}
+	r, err := f.request(cmd, args)
+	if err != nil {
+		return err
+	}
+	// A port that is taken should be known before anything is built or changed.
+	listener, err := listenLocal(cmd, f.listen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
+	console := newConsole(f.output, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	l, err := start(ctx, r, console)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := finish(ctx, l, console); closeErr != nil {
+			err = errors.Join(err, closeErr)
+			return
+		}
+		console.tell(event{Event: "restored", Text: "restored"})
+	}()
+	if !f.stopOnEntry {
+		if err := l.session.Resume(ctx); err != nil {
+			return err
+		}
+	}
+	address := listener.Addr().String()
+	console.tell(event{
+		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place, Tunnel: l.session.Tunnel,
+		Text: fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)\n"+
+			"         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s\n"+
+			"         Ctrl-C ends the session and restores %s", l.session.Target, l.session.Place, l.session.Tunnel, address, address, l.session.Target),
+	})
+	return hold(ctx, l, listener, console, log, cmd.OutOrStdout(), cmd.ErrOrStderr())
+}
+
+// listenLocal listens for debuggers. Whoever connects can run code on the target,
+// so only this machine may.
+func listenLocal(cmd *cobra.Command, address string) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, usagef(cmd, "--listen %q: write HOST:PORT, like 127.0.0.1:2345", address)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, usagef(cmd, "--listen %q: only a loopback address is allowed, since a debugger's port runs code for whoever connects", address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--listen %s: %w; choose another port, or 127.0.0.1:0 for any that is free", address, err)
+	}
+	return l, nil
+}
+
+// hold serves debuggers until Ctrl-C or until the component has ended.
+func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, stdout, stderr io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var tasks taskGroup
+	defer func() { cancel(nil); tasks.Wait() }()
+	tasks.Go(func() { // ends with ctx: requests go to the component
+		select {
+		case <-l.session.Serving():
+			if text := servingText(l.session); text != "" {
+				console.tell(event{Event: "serving", Text: text})
+			}
+		case <-ctx.Done():
+		}
+	})
+	tasks.Go(func() { // ends with ctx or the agent: the component's output
+		if console.json != nil {
+			stdout = stderr // stdout is for events
+		}
+		_ = l.session.Output(ctx, func(fd int, p []byte) {
+			if fd == 2 {
+				_, _ = stderr.Write(p)
+			} else {
+				_, _ = stdout.Write(p)
+			}
+		})
+	})
+	tasks.Go(func() { // ends with ctx or the component
+		exit, err := l.session.Wait(ctx)
+		if err != nil {
+			cancel(err)
+			return
+		}
+		console.tell(event{Event: "exited", Code: &exit.Code, Text: "the program ended: " + exit.String()})
+		cancel(&exitedError{exit})
+	})
+	tasks.Go(func() { // ends with ctx
+		cancel(serveDebuggers(ctx, l, listener, log))
+	})
+	select {
+	case <-ctx.Done():
+	case <-l.session.Lost():
+		cancel(fmt.Errorf("the connection to %s is gone; its pod may have been deleted", l.session.Place))
+	}
+	var exited *exitedError
+	switch err := context.Cause(ctx); {
+	case errors.Is(err, context.Canceled):
+		return nil // Ctrl-C is how it ends
+	case errors.As(err, &exited) && exited.exit.Code == 0:
+		return nil
+	default:
+		return err
+	}
+}
+
+// exitedError is a component that ended by itself.
+type exitedError struct{ exit kubelaunch.Exit }
+
+func (e *exitedError) Error() string {
+	return "the program ended: " + strings.TrimSpace(e.exit.String())
+}

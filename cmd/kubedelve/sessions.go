@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubedelve/kubedelve/kubelaunch"
+)
+
+// sessionScope is where status and restore look.
+type sessionScope struct {
+	global *global
+	every  bool // -A
+}
+
+func (s *sessionScope) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&s.every, "all-namespaces", "A", false, "look in all namespaces")
+}
+
+func (s *sessionScope) list(ctx context.Context) ([]kubelaunch.Info, *kubelaunch.Cluster, error) {
+	cluster, err := s.global.cluster()
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.every {
+		cluster.Namespace = ""
+	}
+	infos, err := kubelaunch.Sessions(ctx, cluster)
+	return infos, cluster, err
+}
+
+func newStatus(g *global) *cobra.Command {
+	scope := &sessionScope{global: g}
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "List the debug sessions in the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			infos, cluster, err := scope.list(cmd.Context())
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if output == formatJSON {
+				if infos == nil {
+					infos = []kubelaunch.Info{}
+				}
+				return writeJSON(cmd, infos)
+			}
+			if len(infos) == 0 {
+				where := "in namespace " + cluster.Namespace
+				if scope.every {
+					where = "in any namespace"
+				}
+				_, err := fmt.Fprintf(cmd.ErrOrStderr(), "No sessions %s.\n", where)
+				return err
+			}
+			table := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+			_, _ = fmt.Fprintln(table, "SESSION\tNAMESPACE\tTARGET\tCONTAINER\tPOD\tOWNER\tAGE")
+			for _, i := range infos {
+				_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.ID, i.Namespace, i.Target, i.Container, i.Pod, i.Owner,
+					time.Since(i.Created).Truncate(time.Second))
+			}
+			return table.Flush()
+		},
+	}
+	scope.add(cmd)
+	addOutput(cmd, &output)
+	return cmd
+}
+
+func writeJSON(cmd *cobra.Command, v any) error {
+	encoder := json.NewEncoder(cmd.OutOrStdout())
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}
+
+func newRestore(g *global) *cobra.Command {
+	scope := &sessionScope{global: g}
+	var all bool
+	var output string
+	cmd := &cobra.Command{
+		Use:   "restore [SESSION | TARGET]",
+		Short: "End sessions and put everything back",
+		Long: `End a debug session, whoever began it, and put back what it changed. It works after
+a crash, from any machine, and may be run again at any time.
+
+Without an argument it ends the only session there is.`,
+		Example: `  kubedelve restore deploy/web
+  kubedelve restore 1a2b3c4d
+  kubedelve restore --all`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all && len(args) > 0 {
+				return usagef(cmd, "name a session or use --all, not both")
+			}
+			infos, _, err := scope.list(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				info, err := kubelaunch.Find(infos, args[0])
+				if err != nil {
+					return err
+				}
+				infos = []kubelaunch.Info{info}
+			}
+			if len(infos) > 1 && !all {
+				return fmt.Errorf("there are %d sessions: name one (see kubedelve status), or use --all", len(infos))
+			}
+			console := newConsole(output, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if len(infos) == 0 {
+				console.Note("nothing to restore")
+			}
+			var errs []error
+			for _, info := range infos {
+				if err := kubelaunch.Restore(cmd.Context(), info, console.Stage); err != nil {
+					errs = append(errs, fmt.Errorf("restoring %s in namespace %s: %w", info.Target, info.Namespace, err))
+					continue
+				}
+				console.tell(event{Event: "restored", Session: info.ID, Text: "restored " + info.Target + " in namespace " + info.Namespace})
+			}
+			return errors.Join(errs...)
+		},
+		ValidArgsFunction: completeSessions(scope),
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all sessions in the namespace (with -A: in the cluster)")
+	scope.add(cmd)
+	addOutput(cmd, &output)
+	return cmd
+}

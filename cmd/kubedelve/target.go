@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/internal/agentbinary"
+	"github.com/kubedelve/kubedelve/internal/version"
+	"github.com/kubedelve/kubedelve/kubelaunch"
+)
+
+// request is what one debug session is asked to be, from the command line or from
+// a launch configuration.
+type request struct {
+	target    string
+	container string
+	build     buildflags.Config
+	options   kubelaunch.Options
+	cluster   func() (*kubelaunch.Cluster, error)
+}
+
+// launched is a session and what it was made of.
+type launched struct {
+	session *kubelaunch.Session
+	binary  *buildflags.Binary
+	command []string
+}
+
+// reporter is told what is going on.
+type reporter interface {
+	Stage(title string) // something has begun
+	Detail(text string) // how far it is; many come, and none must be shown
+	Note(text string)   // something was found out or done
+}
+
+// envAgentImage names the agent image where no flag does.
+const envAgentImage = "KUBEDELVE_AGENT_IMAGE"
+
+func defaultAgentImage() string {
+	if image := os.Getenv(envAgentImage); image != "" {
+		return image
+	}
+	tag, _, _ := strings.Cut(version.String(), "+")
+	if !strings.HasPrefix(tag, "v") {
+		tag = "devel"
+	}
+	return "kubedelve.dev/agent:" + tag
+}
+
+// start goes the whole way from a target to a component that Delve has loaded.
+// What can fail without a change to the cluster is done before the first change.
+func start(ctx context.Context, r request, report reporter) (*launched, error) {
+	target, err := kubelaunch.ParseTarget(r.target)
+	if err != nil {
+		return nil, err
+	}
+	r.options.Progress = report.Stage
+	if r.options.AgentImage == "" {
+		r.options.AgentImage = defaultAgentImage()
+	}
+	if r.options.PullPolicy == "" {
+		r.options.PullPolicy = corev1.PullIfNotPresent
+	}
+	if target.Kind == kubelaunch.KindLocal {
+		return startLocal(ctx, r, report)
+	}
+	cluster, err := r.cluster()
+	if err != nil {
+		return nil, err
+	}
+	report.Stage(fmt.Sprintf("finding %s in namespace %s", target, cluster.Namespace))
+	placement, err := kubelaunch.Resolve(ctx, cluster, target, r.container)
+	if err != nil {
+		return nil, err
+	}
+	if err := placement.CheckRights(ctx, r.options); err != nil {
+		return nil, err
+	}
+	if err := placement.CheckFree(ctx); err != nil {
+		return nil, err
+	}
+	if r.build.Platform == (buildflags.Platform{}) {
+		r.build.Platform = placement.Platform
+	}
+	binary, err := build(ctx, r.build, report)
+	if err != nil {
+		return nil, err
+	}
+	session, err := placement.Launch(ctx, kubelaunch.Binary{Path: binary.Path, SHA256: binary.SHA256, Size: binary.Size}, r.options)
+	if err != nil {
+		return nil, err
+	}
+	return &launched{session: session, binary: binary, command: placement.Command}, nil
+}
+
+func startLocal(ctx context.Context, r request, report reporter) (*launched, error) {
+	agent, err := agentbinary.Find()
+	if err != nil {
+		return nil, err
+	}
+	binary, err := build(ctx, r.build, report)
+	if err != nil {
+		return nil, err
+	}
+	session, err := kubelaunch.Local(ctx, agent, kubelaunch.Binary{Path: binary.Path, SHA256: binary.SHA256, Size: binary.Size}, r.options)
+	if err != nil {
+		return nil, err
+	}
+	return &launched{session: session, binary: binary}, nil
+}
+
+func build(ctx context.Context, cfg buildflags.Config, report reporter) (*buildflags.Binary, error) {
+	program := cfg.Program
+	if program == "" {
+		program = "."
+	}
+	report.Stage("building " + program)
+	binary, err := buildflags.Build(ctx, cfg, nil, report.Detail)
+	if err != nil {
+		return nil, err
+	}
+	how := "built"
+	if binary.Cached {
+		how = "unchanged:"
+	}
+	report.Note(fmt.Sprintf("%s %s, %s, %.1f MB, in %.1f s", how, filepath.Base(binary.Path), binary.Info.GoVersion, float64(binary.Size)/1e6, binary.Took.Seconds()))
+	for _, note := range binary.Notes {
+		report.Note(note)
+	}
+	return binary, nil
+}
+
+// restoreTimeout bounds the restore at the end of a session.
+const restoreTimeout = 3 * time.Minute
+
+// finish restores even though ctx has ended, and tells how to try again.
+func finish(ctx context.Context, l *launched, report reporter) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
+	defer cancel()
+	err := l.session.Close(ctx, report.Stage)
+	if err != nil {
+		return errors.Join(fmt.Errorf("restoring %s: %w", l.session.Target, err),
+			fmt.Errorf("try again with: kubedelve restore %s", l.session.ID))
+	}
+	return nil
+}

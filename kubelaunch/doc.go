@@ -1,0 +1,35 @@
+// Package kubelaunch puts a debug build in place of a component, under Delve, and
+// gives back a connection; and it undoes that.
+//
+// # Deployments
+//
+// The workload object itself is left alone. kubelaunch makes one pod of its own
+// from the workload's pod template, with the agent as the container's command,
+// and when that pod serves it gets the ReplicaSet's pod-template-hash label. The
+// ReplicaSet controller adopts it, finds one pod too many, and ends another, since
+// ours costs more to delete (controller.kubernetes.io/pod-deletion-cost). The end
+// is the same in reverse: without the label the controller releases our pod and
+// starts an original one; when that one is ready, ours is deleted.
+//
+// So no rollout happens, neither to begin nor to end; the Deployment's generation,
+// revision and history stay; a GitOps controller finds nothing to revert; and
+// whatever happens to kubedelve, deleting one pod brings the original back.
+// spec.replicas is the only field that is ever changed (through the scale
+// subresource), if the workload has several replicas or its pods can't live side
+// by side.
+//
+// # Journal
+//
+// A Secret for each session, named for the workload, says what is about to be
+// changed before it is (package file journal.go). Its creation is what makes a
+// second session on the same target impossible. Undo reads nothing else, so it
+// works from any machine, any number of times.
+//
+// # What it does not do
+//
+// It builds nothing (buildflags), speaks no DAP (dapserver), reads no kubeconfig:
+// [Cluster] brings the clients. It runs no kubectl.
+//
+// Architecture Invariant: no change to the cluster that is not in the journal
+// first; nothing of ours is left when [Restore] has returned without an error.
+package kubelaunch

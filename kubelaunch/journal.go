@@ -1,0 +1,165 @@
+package kubelaunch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubedelve/kubedelve/internal/agentapi"
+	"github.com/kubedelve/kubedelve/internal/tunnel"
+)
+
+// What marks our objects.
+const (
+	labelManagedBy  = "app.kubernetes.io/managed-by"
+	managedBy       = "kubedelve"
+	labelSession    = "kubedelve.dev/session"
+	secretType      = corev1.SecretType("kubedelve.dev/session")
+	journalKey      = "journal.json"
+	agentKey        = "agent.json"
+	journalVersion  = 1
+	fieldManager    = "kubedelve"
+	secretPrefix    = "kubedelve-"
+	sessionSelector = labelManagedBy + "=" + managedBy + "," + labelSession
+)
+
+// record is what the journal holds of a session. It is all that undo needs.
+type record struct {
+	Version   int       `json:"version"`
+	Session   string    `json:"session"`
+	Target    string    `json:"target"` // as users write it
+	UID       types.UID `json:"uid"`    // of the target's object
+	Container string    `json:"container"`
+	Owner     string    `json:"owner"` // user@host, for messages only
+	Program   string    `json:"program,omitempty"`
+	Created   time.Time `json:"created"`
+	// Port and the client's identity let another machine take the session over.
+	Port   int             `json:"port"`
+	Client tunnel.Identity `json:"client"`
+	Agent  string          `json:"agent"` // the agent's pin
+	Steps  []step          `json:"steps"`
+}
+
+// step is one change that was made or was about to be.
+type step struct {
+	Kind string `json:"kind"`
+	Pod  string `json:"pod,omitempty"`
+	// UID is the pod's, where it is not one that only we can have named.
+	UID types.UID `json:"uid,omitempty"`
+	// Hash is the pod-template-hash that the pod was given (stepAdopt).
+	Hash string `json:"hash,omitempty"`
+	From int32  `json:"from,omitempty"` // stepScale: spec.replicas before
+	To   int32  `json:"to,omitempty"`   // stepScale: and after
+}
+
+// The kinds of steps.
+const (
+	stepPod   = "pod"   // our pod is created
+	stepAdopt = "adopt" // our pod joins the ReplicaSet
+	stepScale = "scale" // spec.replicas is changed
+	stepPeek  = "peek"  // a pod gets an ephemeral container
+)
+
+// journal is the record of one session, kept in a Secret that also brings the
+// agent its key.
+type journal struct {
+	cluster *Cluster
+	secret  *corev1.Secret
+	record  record
+}
+
+// openJournal claims the target: it fails with [ErrSession] if somebody has.
+func openJournal(ctx context.Context, c *Cluster, name string, r record, agent agentapi.Config) (*journal, error) {
+	agentJSON, err := json.Marshal(agent)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	journalJSON, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Namespace: c.Namespace,
+			Labels: map[string]string{labelManagedBy: managedBy, labelSession: r.Session},
+		},
+		Type: secretType,
+		Data: map[string][]byte{journalKey: journalJSON, agentKey: agentJSON},
+	}
+	secret, err = c.Client.CoreV1().Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{FieldManager: fieldManager})
+	if apierrors.IsAlreadyExists(err) {
+		return nil, sessionExists(ctx, c, name, r.Target)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("writing the journal (secret %s/%s): %w", c.Namespace, name, err)
+	}
+	return &journal{cluster: c, secret: secret, record: r}, nil
+}
+
+func sessionExists(ctx context.Context, c *Cluster, name, target string) error {
+	hint := fmt.Sprintf("end it there, or run: kubedelve restore -n %s %s", c.Namespace, target)
+	other, err := readJournal(ctx, c, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w; %s", target, ErrSession, hint)
+	}
+	return fmt.Errorf("%s: %w, begun by %s at %s; %s", target, ErrSession,
+		other.record.Owner, other.record.Created.Local().Format(time.DateTime), hint)
+}
+
+func readJournal(ctx context.Context, c *Cluster, name string) (*journal, error) {
+	secret, err := c.Client.CoreV1().Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("reading the journal (secret %s/%s): %w", c.Namespace, name, err)
+	}
+	return decodeJournal(c, secret)
+}
+
+func decodeJournal(c *Cluster, secret *corev1.Secret) (*journal, error) {
+	in := *c
+	in.Namespace = secret.Namespace
+	j := &journal{cluster: &in, secret: secret}
+	if err := json.Unmarshal(secret.Data[journalKey], &j.record); err != nil {
+		return nil, fmt.Errorf("journal (secret %s/%s): %w", secret.Namespace, secret.Name, err)
+	}
+	if j.record.Version != journalVersion {
+		return nil, fmt.Errorf("journal (secret %s/%s): it is of another version of kubedelve (format %d, not %d); use that one",
+			secret.Namespace, secret.Name, j.record.Version, journalVersion)
+	}
+	return j, nil
+}
+
+// add writes a step down, before it is done.
+func (j *journal) add(ctx context.Context, s step) error {
+	next := j.record
+	next.Steps = append(append([]step(nil), next.Steps...), s)
+	data, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	secret := j.secret.DeepCopy()
+	secret.Data[journalKey] = data
+	// The resource version in it makes this fail if somebody restores meanwhile.
+	secret, err = j.cluster.Client.CoreV1().Secrets(secret.Namespace).Update(ctx, secret, metav1.UpdateOptions{FieldManager: fieldManager})
+	if err != nil {
+		return fmt.Errorf("writing the journal (secret %s/%s): %w", j.secret.Namespace, j.secret.Name, err)
+	}
+	j.secret, j.record = secret, next
+	return nil
+}
+
+// remove is the last step of undo.
+func (j *journal) remove(ctx context.Context) error {
+	uid := j.secret.UID
+	err := j.cluster.Client.CoreV1().Secrets(j.secret.Namespace).Delete(ctx, j.secret.Name,
+		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("removing the journal (secret %s/%s): %w", j.secret.Namespace, j.secret.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+package kubelaunch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// replacementPatience is how long undo waits for an original pod to be ready
+// before it deletes ours. It is deleted in any case: an original that does not
+// become ready did not before, either.
+const replacementPatience = 45 * time.Second
+
+// undo puts the cluster back as the journal says, the last change first. It may be
+// run again after any failure, from any machine.
+func undo(ctx context.Context, j *journal, progress func(string)) error {
+	u := &undoing{journal: j, cluster: j.cluster, progress: progress}
+	target, err := ParseTarget(j.record.Target)
+	if err != nil {
+		return err
+	}
+	u.target = target
+	var errs []error
+	for _, s := range slices.Backward(j.record.Steps) {
+		if err := u.step(ctx, s); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// The journal stays while anything is left to do.
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return j.remove(ctx)
+}
+
+type undoing struct {
+	journal  *journal
+	cluster  *Cluster
+	target   Target
+	progress func(string)
+}
+
+func (u *undoing) step(ctx context.Context, s step) error {
+	switch s.Kind {
+	case stepScale:
+		return u.scale(ctx, s)
+	case stepAdopt:
+		return u.release(ctx, s)
+	case stepPod:
+		return u.deletePod(ctx, s.Pod, "")
+	case stepPeek:
+		return u.deletePod(ctx, s.Pod, s.UID)
+	}
+	return fmt.Errorf("the journal has a step %q that this version of kubedelve does not know", s.Kind)
+}
+
+// scale puts spec.replicas back, unless somebody changed it since.
+func (u *undoing) scale(ctx context.Context, s step) error {
+	current, err := u.cluster.Client.AppsV1().Deployments(u.cluster.Namespace).GetScale(ctx, u.target.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the replicas of %s: %w", u.target, err)
+	}
+	if current.Spec.Replicas != s.To {
+		return nil
+	}
+	u.progress(fmt.Sprintf("scaling %s back to %d", u.target, s.From))
+	return setReplicas(ctx, u.cluster, u.target.Name, s.From)
+}
+
+// release takes our pod out of its ReplicaSet and waits until an original one
+// serves, so that requests always find one.
+func (u *undoing) release(ctx context.Context, s step) error {
+	pod, err := u.pod(ctx, s.Pod)
+	if err != nil || pod == nil || pod.Labels[templateHash] == "" {
+		return err
+	}
+	controller := metav1.GetControllerOf(pod)
+	if err := setHash(ctx, u.cluster, pod.Name, pod.UID, nil); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	if controller == nil || pod.DeletionTimestamp != nil {
+		return nil
+	}
+	u.progress("waiting for an original pod")
+	ctx, cancel := context.WithTimeout(ctx, replacementPatience)
+	defer cancel()
+	err = waitPod(ctx, u.cluster, pod.Name, func(pod *corev1.Pod) (bool, error) { return metav1.GetControllerOf(pod) == nil, nil })
+	if err == nil {
+		err = u.waitReady(ctx, controller.Name)
+	}
+	if ctx.Err() != nil {
+		u.progress(fmt.Sprintf("no original pod was ready in %v; going on", replacementPatience))
+		return nil
+	}
+	var deleted *PodError
+	if errors.As(err, &deleted) {
+		return nil
+	}
+	return err
+}
+
+func (u *undoing) waitReady(ctx context.Context, replicaSet string) error {
+	set, err := u.cluster.Client.AppsV1().ReplicaSets(u.cluster.Namespace).Get(ctx, replicaSet, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading replica set %s: %w", replicaSet, err)
+	}
+	want := int32(1)
+	if set.Spec.Replicas != nil {
+		want = min(*set.Spec.Replicas, 1)
+	}
+	return waitReplicas(ctx, u.cluster, replicaSet, func(_, ready int32) bool { return ready >= want })
+}
+
+// deletePod deletes a pod of this session and waits until it is gone.
+func (u *undoing) deletePod(ctx context.Context, name string, uid types.UID) error {
+	pod, err := u.pod(ctx, name)
+	if err != nil || pod == nil || (uid != "" && pod.UID != uid) {
+		return err
+	}
+	if uid == "" && pod.Labels[labelSession] != u.journal.record.Session {
+		return fmt.Errorf("pod %s is not of this session; it is left alone", name)
+	}
+	u.progress("deleting pod " + name)
+	err = u.cluster.Client.CoreV1().Pods(u.cluster.Namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("deleting pod %s: %w", name, err)
+	}
+	return waitGone(ctx, u.cluster, pod)
+}
+
+// pod reads a pod; nil means that there is none.
+func (u *undoing) pod(ctx context.Context, name string) (*corev1.Pod, error) {
+	pod, err := u.cluster.Client.CoreV1().Pods(u.cluster.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil //nolint:nilnil // no pod is a state, not a failure
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading pod %s: %w", name, err)
+	}
+	return pod, nil
+}
+
+// Info is what a journal tells of a session.
+type Info struct {
+	ID        string    `json:"id"`
+	Namespace string    `json:"namespace"`
+	Target    string    `json:"target"`
+	Container string    `json:"container"`
+	Pod       string    `json:"pod"`
+	Owner     string    `json:"owner"`
+	Created   time.Time `json:"created"`
+
+	journal *journal
+}
+
+// Sessions lists the sessions in the cluster's namespace, or in all namespaces if
+// that is empty, the oldest first.
+func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
+	list, err := c.Client.CoreV1().Secrets(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: sessionSelector})
+	if err != nil {
+		return nil, fmt.Errorf("reading the sessions: %w", err)
+	}
+	var infos []Info
+	for i := range list.Items {
+		j, err := decodeJournal(c, &list.Items[i])
+		if err != nil {
+			return nil, err
+		}
+		info := Info{
+			ID: j.record.Session, Namespace: j.secret.Namespace, Target: j.record.Target, Container: j.record.Container,
+			Owner: j.record.Owner, Created: j.record.Created, journal: j,
+		}
+		for _, s := range j.record.Steps {
+			if s.Kind == stepPod {
+				info.Pod = s.Pod
+			}
+		}
+		infos = append(infos, info)
+	}
+	slices.SortFunc(infos, func(a, b Info) int { return a.Created.Compare(b.Created) })
+	return infos, nil
+}
+
+// Find returns the session with the id or the target in the list.
+func Find(infos []Info, name string) (Info, error) {
+	var ids []string
+	for _, i := range infos {
+		if i.ID == name || i.Target == name {
+			return i, nil
+		}
+		ids = append(ids, i.ID+" ("+i.Target+")")
+	}
+	if len(ids) == 0 {
+		return Info{}, fmt.Errorf("%w as %q: there is none at all", ErrNoSession, name)
+	}
+	return Info{}, fmt.Errorf("%w as %q; there is %s", ErrNoSession, name, strings.Join(ids, ", "))
+}
+
+// Restore undoes a session that [Sessions] listed, whoever began it.
+func Restore(ctx context.Context, info Info, progress func(stage string)) error {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	return undo(ctx, info.journal, progress)
+}

@@ -1,0 +1,96 @@
+package kubelaunch
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// right is one verb on one resource, as an RBAC rule would say it.
+type right struct{ verb, group, resource string }
+
+func (r right) String() string {
+	if r.group != "" {
+		return r.verb + " " + r.resource + "." + r.group
+	}
+	return r.verb + " " + r.resource
+}
+
+// podRights are what a session on a pod takes. The Role in docs/rbac.md is the
+// same list.
+func podRights(scale, peek bool) []right {
+	rights := []right{
+		{"get", "apps", "deployments"}, {"list", "apps", "replicasets"}, {"get", "apps", "replicasets"},
+		{"get", "", "pods"}, {"list", "", "pods"}, {"watch", "", "pods"},
+		{"create", "", "pods"}, {"patch", "", "pods"}, {"delete", "", "pods"},
+		{"create", "", "secrets"}, {"get", "", "secrets"}, {"list", "", "secrets"}, {"update", "", "secrets"}, {"delete", "", "secrets"},
+	}
+	if scale {
+		rights = append(rights, right{"get", "apps", "deployments/scale"}, right{"patch", "apps", "deployments/scale"})
+	}
+	if peek {
+		rights = append(rights, right{"patch", "", "pods/ephemeralcontainers"})
+	}
+	return rights
+}
+
+// tunnelRights are the ways to the agent: one of them is enough.
+func tunnelRights() []right {
+	return []right{{"get", "", "pods/proxy"}, {"create", "", "pods/exec"}}
+}
+
+// checkRights asks the API server for each right, and answers a [*RightsError]
+// with all that are missing.
+func checkRights(ctx context.Context, c *Cluster, scale, peek bool) error {
+	needed := podRights(scale, peek)
+	all := append(slices.Clone(needed), tunnelRights()...)
+	allowed := make([]bool, len(all))
+	errs := make([]error, len(all))
+	var reviews sync.WaitGroup
+	for i, r := range all {
+		reviews.Go(func() { // one request
+			allowed[i], errs[i] = may(ctx, c, r)
+		})
+	}
+	reviews.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	var missing []string
+	for i, r := range needed {
+		if !allowed[i] {
+			missing = append(missing, r.String())
+		}
+	}
+	if ways := allowed[len(needed):]; !slices.Contains(ways, true) {
+		var names []string
+		for _, r := range tunnelRights() {
+			names = append(names, r.String())
+		}
+		missing = append(missing, strings.Join(names, " or "))
+	}
+	if len(missing) > 0 {
+		return &RightsError{Namespace: c.Namespace, Missing: missing}
+	}
+	return nil
+}
+
+func may(ctx context.Context, c *Cluster, r right) (bool, error) {
+	resource, sub, _ := strings.Cut(r.resource, "/")
+	review, err := c.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Namespace: c.Namespace, Verb: r.verb, Group: r.group, Resource: resource, Subresource: sub,
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return false, fmt.Errorf("checking whether you may %s: %w", r, err)
+	}
+	return review.Status.Allowed, nil
+}

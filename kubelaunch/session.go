@@ -1,0 +1,204 @@
+package kubelaunch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubedelve/kubedelve/internal/agentapi"
+)
+
+// Session is a component that runs under Delve on a target. Its methods may be
+// called from any goroutine.
+type Session struct {
+	ID     string
+	Target Target
+	// Place tells the user where it runs: "pod web-kubedelve-1a2b3c4d, container app".
+	Place string
+	// Tunnel is the way to the agent: "pods/proxy", "pods/exec", "unix socket".
+	Tunnel string
+
+	client  *agentapi.Client
+	options Options
+	undo    func(ctx context.Context, progress func(string)) error
+
+	stop    context.CancelFunc // ends the takeover
+	done    sync.WaitGroup     // counts the takeover
+	serving chan struct{}      // closed when served is set
+	served  error
+
+	closing sync.Once
+	closed  error
+}
+
+func newSession(l *launch) *Session {
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Session{
+		ID: l.journal.record.Session, Target: l.placement.Target,
+		Place:  fmt.Sprintf("pod %s, container %s", l.pod.Name, l.placement.Container),
+		Tunnel: l.way, client: l.client, options: l.options,
+		undo: func(ctx context.Context, progress func(string)) error { return undo(ctx, l.journal, progress) },
+		stop: stop, serving: make(chan struct{}),
+	}
+	s.done.Go(func() { // ends when the pod has taken over, or with Close
+		defer close(s.serving)
+		s.served = l.takeOver(ctx)
+	})
+	return s
+}
+
+// takeOver waits until our pod serves and puts it in the place of the others. The
+// component decides when: it may be halted at its entry for as long as it likes,
+// and the original serves until then.
+func (l *launch) takeOver(ctx context.Context) error {
+	err := waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) { return podReady(pod), nil })
+	if err != nil {
+		return err
+	}
+	p := l.placement
+	if p.exclusive() || p.replicas() == 0 {
+		return nil // nothing else runs
+	}
+	hash := p.replicaSet.Labels[templateHash]
+	if err := l.journal.add(ctx, step{Kind: stepAdopt, Pod: l.pod.Name, Hash: hash}); err != nil {
+		return err
+	}
+	if err := setHash(ctx, l.cluster, l.pod.Name, l.pod.UID, &hash); err != nil {
+		return err
+	}
+	want := p.replicas()
+	if want > 1 && !l.options.KeepReplicas {
+		want = 1
+		if err := scale(ctx, l.journal, p.deployment.Name, want); err != nil {
+			return err
+		}
+	}
+	if err := l.waitAdopted(ctx); err != nil {
+		return err
+	}
+	return waitReplicas(ctx, l.cluster, p.replicaSet.Name, func(total, _ int32) bool { return total == want })
+}
+
+func (l *launch) waitAdopted(ctx context.Context) error {
+	return waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) {
+		return metav1.GetControllerOf(pod) != nil, nil
+	})
+}
+
+func podReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// setHash gives our pod the label that makes a ReplicaSet adopt it, or with nil
+// takes it away, so that it is released.
+func setHash(ctx context.Context, c *Cluster, pod string, uid types.UID, hash *string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": uid, "labels": map[string]any{templateHash: hash},
+	}})
+	if err == nil {
+		_, err = c.Client.CoreV1().Pods(c.Namespace).Patch(ctx, pod, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	}
+	if err != nil {
+		return fmt.Errorf("changing the label %s of pod %s: %w", templateHash, pod, err)
+	}
+	return nil
+}
+
+// scale writes the change down and makes it.
+func scale(ctx context.Context, j *journal, deployment string, to int32) error {
+	scales := j.cluster.Client.AppsV1().Deployments(j.cluster.Namespace)
+	current, err := scales.GetScale(ctx, deployment, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("scaling deployment %s: %w", deployment, err)
+	}
+	if current.Spec.Replicas == to {
+		return nil
+	}
+	if err := j.add(ctx, step{Kind: stepScale, From: current.Spec.Replicas, To: to}); err != nil {
+		return err
+	}
+	return setReplicas(ctx, j.cluster, deployment, to)
+}
+
+func setReplicas(ctx context.Context, c *Cluster, deployment string, to int32) error {
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, to)
+	_, err := c.Client.AppsV1().Deployments(c.Namespace).Patch(ctx, deployment, types.MergePatchType, patch,
+		metav1.PatchOptions{FieldManager: fieldManager}, "scale")
+	if err != nil {
+		return fmt.Errorf("scaling deployment %s to %d: %w", deployment, to, err)
+	}
+	return nil
+}
+
+// Dial opens a connection to Delve (DAP or JSON-RPC, whichever the first byte
+// begins). There is one at a time: see [InUse].
+func (s *Session) Dial(ctx context.Context) (net.Conn, error) { return s.client.Debug(ctx) }
+
+// InUse tells whether Dial failed because somebody else is connected to Delve.
+func InUse(err error) bool {
+	var refused *agentapi.Error
+	return errors.As(err, &refused) && refused.Code == agentapi.CodeInUse
+}
+
+// Resume lets a halted component go on.
+func (s *Session) Resume(ctx context.Context) error { return s.client.Resume(ctx) }
+
+// Output calls sink with what the component writes (fd 1 or 2) until ctx ends or
+// the agent is gone.
+func (s *Session) Output(ctx context.Context, sink func(fd int, p []byte)) error {
+	return s.client.Output(ctx, sink)
+}
+
+// Exit is how a component ended.
+type Exit = agentapi.Exit
+
+// Wait returns how the component ended, once it has.
+func (s *Session) Wait(ctx context.Context) (Exit, error) { return s.client.Wait(ctx) }
+
+// Lost is closed when the connection to the agent is gone.
+func (s *Session) Lost() <-chan struct{} { return s.client.Done() }
+
+// Serving is closed when the component serves in the workload's place, or will
+// not: [Session.Served] tells which.
+func (s *Session) Serving() <-chan struct{} { return s.serving }
+
+// Served is nil if the component serves. It may be called once Serving is closed.
+func (s *Session) Served() error { return s.served }
+
+// Close ends the component and puts everything back. It is idempotent; every call
+// returns the first one's error.
+func (s *Session) Close(ctx context.Context, progress func(stage string)) error {
+	s.closing.Do(func() {
+		if progress == nil {
+			progress = func(string) {}
+		}
+		s.stop()
+		s.done.Wait()
+		// Requests that are on their way get their answers.
+		settle, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_ = s.client.Settle(settle)
+		cancel()
+		s.closed = errors.Join(s.undo(ctx, progress), s.client.Close())
+	})
+	return s.closed
+}
+
+// Detach closes the connection and leaves the component as it is.
+func (s *Session) Detach() error {
+	s.stop()
+	s.done.Wait()
+	return s.client.Close()
+}

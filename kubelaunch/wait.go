@@ -1,0 +1,199 @@
+package kubelaunch
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// object is what waitFor watches: one object by its name.
+type object struct {
+	what string
+	list func(context.Context, metav1.ListOptions) (runtime.Object, []runtime.Object, error)
+	open func(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+// waitFor returns when done is true for the object (nil: it does not exist), or
+// fails, or ctx ends. A watch that the API server ends is opened again.
+func waitFor(ctx context.Context, name string, o object, done func(runtime.Object) (bool, error)) error {
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+	for {
+		list, items, err := o.list(ctx, metav1.ListOptions{FieldSelector: selector})
+		if err != nil {
+			return fmt.Errorf("reading %s %s: %w", o.what, name, err)
+		}
+		var current runtime.Object
+		if len(items) > 0 {
+			current = items[0]
+		}
+		if ok, err := done(current); ok || err != nil {
+			return err
+		}
+		version := list.(metav1.ListInterface).GetResourceVersion()
+		again, err := watchOnce(ctx, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
+		if err != nil {
+			return fmt.Errorf("watching %s %s: %w", o.what, name, err)
+		}
+		if !again {
+			return nil
+		}
+	}
+}
+
+// watchOnce follows one watch; again is true if it ended before done did.
+func watchOnce(ctx context.Context, o object, options metav1.ListOptions, done func(runtime.Object) (bool, error)) (again bool, err error) {
+	w, err := o.open(ctx, options)
+	if err != nil {
+		return false, err
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case event, ok := <-w.ResultChan():
+			if !ok {
+				return true, nil
+			}
+			current := event.Object
+			switch event.Type {
+			case watch.Error:
+				if err := apierrors.FromObject(event.Object); !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+					return false, err
+				}
+				return true, nil
+			case watch.Deleted:
+				current = nil
+			}
+			if ok, err := done(current); ok || err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+func pods(c *Cluster) object {
+	client := c.Client.CoreV1().Pods(c.Namespace)
+	return object{
+		what: "pod",
+		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, []runtime.Object, error) {
+			list, err := client.List(ctx, o)
+			if err != nil {
+				return nil, nil, err
+			}
+			var items []runtime.Object
+			for i := range list.Items {
+				items = append(items, &list.Items[i])
+			}
+			return list, items, nil
+		},
+		open: client.Watch,
+	}
+}
+
+// waitPod waits for a pod that exists; its deletion is an error.
+func waitPod(ctx context.Context, c *Cluster, name string, done func(*corev1.Pod) (bool, error)) error {
+	return waitFor(ctx, name, pods(c), func(o runtime.Object) (bool, error) {
+		pod, ok := o.(*corev1.Pod)
+		if !ok {
+			return false, &PodError{Pod: name, Reason: "it was deleted"}
+		}
+		return done(pod)
+	})
+}
+
+// waitGone waits until the pod with the UID does not exist any more.
+func waitGone(ctx context.Context, c *Cluster, pod *corev1.Pod) error {
+	return waitFor(ctx, pod.Name, pods(c), func(o runtime.Object) (bool, error) {
+		current, ok := o.(*corev1.Pod)
+		return !ok || current.UID != pod.UID, nil
+	})
+}
+
+// pollInterval is for what is not worth a right to watch.
+const pollInterval = 200 * time.Millisecond
+
+// waitReplicas waits until a ReplicaSet's total and ready pods are as wanted. It
+// asks again and again: reading replica sets is a right that is needed anyway,
+// watching them is not.
+func waitReplicas(ctx context.Context, c *Cluster, name string, done func(total, ready int32) bool) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		set, err := c.Client.AppsV1().ReplicaSets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading replica set %s: %w", name, err)
+		}
+		if observed(set) && done(set.Status.Replicas, set.Status.ReadyReplicas) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the pods of replica set %s: %w", name, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+func observed(set *appsv1.ReplicaSet) bool { return set.Status.ObservedGeneration >= set.Generation }
+
+// containerRuns tells whether the container has begun, and fails for what will
+// not get better by waiting.
+func containerRuns(pod *corev1.Pod, container, agentImage string) (bool, error) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable {
+			return false, &PodError{Pod: pod.Name, Reason: "no node takes it", Text: c.Message}
+		}
+	}
+	if pod.Status.Phase == corev1.PodFailed {
+		return false, &PodError{Pod: pod.Name, Reason: pod.Status.Reason, Text: pod.Status.Message}
+	}
+	for _, s := range pod.Status.InitContainerStatuses {
+		if err := hopeless(pod.Name, s, agentImage); err != nil {
+			return false, err
+		}
+	}
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.Name != container {
+			continue
+		}
+		if err := hopeless(pod.Name, s, agentImage); err != nil {
+			return false, err
+		}
+		return s.State.Running != nil && pod.Status.PodIP != "", nil
+	}
+	return false, nil
+}
+
+func hopeless(pod string, s corev1.ContainerStatus, agentImage string) error {
+	e := &PodError{Pod: pod}
+	if w := s.State.Waiting; w != nil {
+		e.Reason, e.Text = w.Reason, w.Message
+	}
+	switch e.Reason {
+	case "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName":
+		if s.Name == installName {
+			e.Hint = fmt.Sprintf("the agent image is %s: choose one that the node can pull with --agent-image", agentImage)
+		}
+		return e
+	case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError":
+		return e
+	case "CrashLoopBackOff":
+		if t := s.LastTerminationState.Terminated; t != nil {
+			e.Text = fmt.Sprintf("container %s exited with code %d: %s", s.Name, t.ExitCode, t.Message)
+		}
+		return e
+	}
+	return nil
+}

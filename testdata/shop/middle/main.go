@@ -1,0 +1,61 @@
+// Command middle computes prices: GET /price?item=NAME&count=N. It asks the tier
+// behind it what one piece costs.
+package main
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Order is what somebody wants to buy.
+type Order struct {
+	Item  string
+	Count int
+}
+
+var client = &http.Client{Timeout: 10 * time.Second}
+
+func main() {
+	back := os.Getenv("BACK_URL") // of the tier behind, like http://back
+	http.HandleFunc("/price", func(w http.ResponseWriter, r *http.Request) {
+		count, err := strconv.Atoi(r.FormValue("count"))
+		if err != nil {
+			count = 1
+		}
+		order := Order{Item: r.FormValue("item"), Count: count}
+		price, err := priceOf(back, order)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		fmt.Fprintf(w, "%d %s cost %d\n", order.Count, order.Item, price)
+	})
+	http.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	log.Printf("middle listens on :8080 with arguments %q", os.Args[1:])
+	log.Fatal(http.ListenAndServe(":8080", nil))
+}
+
+// priceOf is what an order costs.
+func priceOf(back string, order Order) (int, error) {
+	resp, err := client.Get(back + "/piece?item=" + order.Item)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	piece, err := strconv.Atoi(strings.TrimSpace(string(body)))
+	if err != nil {
+		return 0, err
+	}
+	total := piece * order.Count
+	return total, nil // BREAKPOINT
+}
