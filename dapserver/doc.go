@@ -1,3 +1,59 @@
-// Package dapserver speaks the Debug Adapter Protocol to an editor and relays
-// it to a headless Delve that a Launcher started elsewhere.
+// Package dapserver speaks the Debug Adapter Protocol (DAP) to an editor and
+// relays it to a headless Delve that runs beside the component, wherever that
+// is. What puts the component there is a Launcher, which this package only
+// knows as an interface.
+//
+// # What it does
+//
+// It answers initialize at once, runs the Launcher on launch and attach with
+// its progress and messages shown to the user, introduces the editor to Delve
+// with the editor's own arguments, and from then on relays. To Delve's messages
+// it adds what headless Delve does not send: the output of the component, and
+// its exit if Delve keeps silent about it. At the end, however it comes about,
+// the session is closed (launch) or detached from (attach).
+//
+// It keeps from Delve what would make it drop the connection instead of
+// answering: messages over 4 MiB and arguments of a wrong type.
+//
+// Relay is the other way: two streams joined, no byte changed.
+//
+// # What it does not
+//
+// It imports nothing of Kubernetes, builds nothing and keeps nothing on disk.
+// It does not decode what it need not: a message is relayed as the bytes that
+// arrived with its sequence numbers replaced, so fields and requests of later
+// versions of the protocol pass through. Restart, terminate and child sessions
+// are not supported yet; a client that asks for a restart gets an error, since
+// headless Delve would kill the component.
+//
+// # Invariants
+//
+//   - Every request gets one answer of ours or all of Delve's, also when Delve
+//     or the launch is lost.
+//   - Messages reach the editor in the order in which Delve sent them; the
+//     event initialized comes before the answer to launch, as with Delve.
+//   - exited and terminated are sent once, after the component's last output.
+//   - Whatever the Launcher gave is released once: also if the client vanishes,
+//     the server is stopped or a handler panics.
+//   - A component that lives on after a detach runs, without breakpoints.
+//   - A client that doesn't read holds up nobody for longer than
+//     Config.StallTimeout, and makes no queue grow beyond its limit.
+//   - All changing state of a session is in the struct state and is changed by
+//     session.update. Nothing is sent with that lock held.
+//   - Neither environment variables nor component output get into the log.
+//
+// # Goroutines
+//
+// A session has, besides the one that calls ServeConn and handles the editor's
+// messages in turn:
+//
+//   - a reader of the editor's connection (ends with the connection);
+//   - a writer for each connection, the only one that writes to it (ends with
+//     the connection);
+//   - one for a launch or attach that is under way (ends when it is answered);
+//   - a reader of Delve's connection (ends with the connection);
+//   - two pumps for the component's output and exit (end with these, or when
+//     the session is released).
+//
+// ServeConn returns after all of them have ended.
 package dapserver

@@ -223,6 +223,9 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 		p.Stage("Restoring "+st.target.Name(), -1)
 		defer p.end("")
 	}
+	if how.terminate && !end {
+		s.output(outer, Console, "kubedelve: "+st.target.Name()+" stays under the debugger; end it where it was started\n", nil)
+	}
 	s.leaveBackend(ctx, st, end, how)
 	if end {
 		if err = st.target.Close(ctx); err != nil {
