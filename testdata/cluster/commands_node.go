@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os/exec"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -110,6 +111,9 @@ func runInNode(cmd *cobra.Command, m *cluster.Manager, name string, argv []strin
 	err = c.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return exitCode(128 + int(ws.Signal()))
+		}
 		return exitCode(exit.ExitCode())
 	}
 	return err

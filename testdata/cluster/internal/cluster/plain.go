@@ -23,10 +23,11 @@ import (
 
 const plainLogs = "/var/log/kubernetes"
 
-// kubeadm's phases that need no API server, and those that do and apply here.
+// kubeadm's phases that need no API server, and those that do and apply here. (The
+// phase bootstrap-token also gives the API server its rights on kubelets.)
 const (
 	skipOnline  = "wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"
-	skipOffline = "preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,wait-control-plane,upload-certs,bootstrap-token,kubelet-finalize,addon/kube-proxy,show-join-command"
+	skipOffline = "preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,wait-control-plane,upload-certs,kubelet-finalize,addon/kube-proxy,show-join-command"
 )
 
 // bringUpPlain turns a node with a bare init into a cluster.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,9 @@ func (m *Manager) seed(ctx context.Context, p parts) (string, error) {
 	key.Add("1", filepath.Base(filepath.Dir(p.components.Archive)), p.containerd.Text)
 	dir, _, err := m.Cache.Ensure(ctx, "containerd", key.String(), func(ctx context.Context, tmp string) (err error) {
 		m.say("importing the images into containerd, for all clusters to come")
+		quiet := *m
+		quiet.Progress = io.Discard
+		m := &quiet
 		unlock, err := m.lock(ctx, seedName)
 		if err != nil {
 			return err

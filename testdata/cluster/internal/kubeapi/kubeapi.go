@@ -5,6 +5,7 @@
 package kubeapi
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,43 +81,56 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // A StatusError is an answer other than 2xx.
 type StatusError struct {
-	Path string
-	Code int
-	Body string
+	Method string
+	Path   string
+	Code   int
+	Body   string
 }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("GET %s: %s: %s", e.Path, http.StatusText(e.Code), strings.TrimSpace(e.Body))
+	return fmt.Sprintf("%s %s: %s: %s", e.Method, e.Path, http.StatusText(e.Code), strings.TrimSpace(e.Body))
 }
 
-func (c *Client) get(ctx context.Context, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.server+path, nil)
+// Do sends a request with a JSON body (nil for none) and decodes the answer into
+// into (nil to drop it).
+func (c *Client) Do(ctx context.Context, method, path string, body, into any) error {
+	var reader io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		reader = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.server+path, reader)
 	if err != nil {
 		return err
 	}
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
 	if err != nil {
 		return err
 	}
 	if resp.StatusCode/100 != 2 {
-		return &StatusError{Path: path, Code: resp.StatusCode, Body: string(body)}
+		return &StatusError{Method: method, Path: path, Code: resp.StatusCode, Body: string(answer)}
 	}
 	if into == nil {
 		return nil
 	}
-	return json.Unmarshal(body, into)
+	return json.Unmarshal(answer, into)
+}
+
+func (c *Client) get(ctx context.Context, path string, into any) error {
+	return c.Do(ctx, http.MethodGet, path, nil, into)
 }
 
 // Ready returns nil when the API server says that it is ready.
 func (c *Client) Ready(ctx context.Context) error { return c.get(ctx, "/readyz", nil) }
-
-// Server is the address of the API server.
-func (c *Client) Server() string { return c.server }
 
 type condition struct {
 	Type    string `json:"type"`
