@@ -24,7 +24,10 @@ import (
 const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
 
   install DIR                        copy this program into DIR
-  serve   --dir DIR --config FILE    supervise the component
+  serve   --dir DIR --config FILE [-- COMMAND [ARG]...]
+                                     supervise the component that stands in for COMMAND
+  cmdline [--pid PID]                write a process's command line to the
+                                     container's termination message
   ready   --dir DIR [--ports P,P]    readiness probe: exit 0 when it serves
   connect --dir DIR                  join standard input and output to the agent
   delve   --socket PATH -- PROGRAM [ARG]...
@@ -51,6 +54,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	config := flags.String("config", "", "the agent's configuration, a file")
 	socket := flags.String("socket", "", "Delve's socket")
 	ports := flags.String("ports", "", "the component's ports, with commas between")
+	pid := flags.Int("pid", 1, "a process")
+	message := flags.String("message", "/dev/termination-log", "the termination message, a file")
 	debug := flags.Bool("debug", false, "log more")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
@@ -70,9 +75,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 		err = agent.Install(flags.Arg(0))
 	case "serve":
-		code, err = serve(ctx, *config, *dir, log)
+		code, err = serve(ctx, *config, *dir, flags.Args(), log)
 	case "ready":
 		err = ready(*dir, *ports)
+	case "cmdline":
+		err = agent.ReportCommand(*pid, *message)
 	case "connect":
 		err = connect(ctx, *dir, stdin, stdout)
 	case "delve":
@@ -94,12 +101,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return code
 }
 
-func serve(ctx context.Context, config, dir string, log *slog.Logger) (int, error) {
+func serve(ctx context.Context, config, dir string, original []string, log *slog.Logger) (int, error) {
 	cfg, err := agent.ReadConfig(config)
 	if err != nil {
 		return 1, err
 	}
-	a, err := agent.New(cfg, dir, version.String(), log)
+	a, err := agent.New(cfg, original, dir, version.String(), log)
 	if err != nil {
 		return 1, err
 	}

@@ -17,18 +17,22 @@ import (
 	"time"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
+	"github.com/kubedelve/kubedelve/internal/entrypoint"
 	"github.com/kubedelve/kubedelve/internal/tunnel"
 )
 
 // Agent supervises one component. Make it with [New], then call [Agent.Run].
 type Agent struct {
-	cfg     agentapi.Config
-	dir     layout
-	log     *slog.Logger
-	version string
-	self    string // the agent's own executable
-	out     output
-	started time.Time
+	cfg agentapi.Config
+	// original is the container's own command line, as the kubelet would have run
+	// it; empty if the agent was not put in the place of one.
+	original []string
+	dir      layout
+	log      *slog.Logger
+	version  string
+	self     string // the agent's own executable
+	out      output
+	started  time.Time
 
 	starting sync.Mutex // serialises start and end
 
@@ -44,13 +48,14 @@ type Agent struct {
 	changed   chan struct{} // closed and made anew at every change
 }
 
-// New returns an agent for the folder dir, which it makes if need be.
-func New(cfg agentapi.Config, dir, version string, log *slog.Logger) (*Agent, error) {
+// New returns an agent for the folder dir, which it makes if need be. The original
+// is the command line that it stands in for; it may be empty.
+func New(cfg agentapi.Config, original []string, dir, version string, log *slog.Logger) (*Agent, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding the agent's own executable: %w", err)
 	}
-	a := &Agent{cfg: cfg, dir: layout(dir), log: log, version: version, self: self, started: time.Now(), changed: make(chan struct{})}
+	a := &Agent{cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, started: time.Now(), changed: make(chan struct{})}
 	a.update(func() {}) // the agent begins alone
 	return a, a.dir.prepare()
 }
@@ -133,14 +138,14 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 // becomeOriginal replaces the process by the container's original program, which
 // then is what the kubelet started. It returns only if there is none, or on error.
 func (a *Agent) becomeOriginal() error {
-	if len(a.cfg.Original) == 0 {
+	if len(a.original) == 0 {
 		return nil
 	}
-	path, err := exec.LookPath(a.cfg.Original[0])
+	path, err := exec.LookPath(a.original[0])
 	if err != nil {
 		return fmt.Errorf("the original program: %w", err)
 	}
-	if err := syscall.Exec(path, a.cfg.Original, os.Environ()); err != nil { //nolint:gosec // the container's own command
+	if err := syscall.Exec(path, a.original, os.Environ()); err != nil { //nolint:gosec // the container's own command
 		return fmt.Errorf("the original program %s: %w", path, err)
 	}
 	return nil
@@ -289,6 +294,13 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (pid int, err error
 	}
 	if !exists(path) {
 		return 0, fmt.Errorf("the binary %s has not been sent", s.File.Name)
+	}
+	if s.Args == nil && len(a.original) > 0 {
+		program, ok := entrypoint.Unwrap(a.original)
+		if !ok {
+			return 0, fmt.Errorf("the container's command %q does not tell the program's arguments", a.original)
+		}
+		s.Args = program[1:]
 	}
 	a.starting.Lock()
 	defer a.starting.Unlock()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,7 +35,7 @@ func (c *Client) Close() error { return c.session.Close() }
 
 // stream is a request's stream, whose reader may hold bytes read ahead.
 type stream struct {
-	net.Conn
+	*tunnel.Stream
 	r *bufio.Reader
 }
 
@@ -49,7 +50,7 @@ func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, fun
 		return nil, nil, nil, fmt.Errorf("agent: %s: %w", req.Op, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	s := &stream{Conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
+	s := &stream{Stream: conn, r: bufio.NewReaderSize(conn, 64<<10)}
 	fail := func(err error) (*stream, *Reply, func(), error) {
 		stop()
 		_ = conn.Close()
@@ -113,7 +114,7 @@ func (c *Client) Put(ctx context.Context, file File, content io.Reader) (sent in
 	if reply.Have {
 		return 0, nil
 	}
-	counter := &countingWriter{w: s.Conn}
+	counter := &countingWriter{w: s.Stream}
 	// Level 1: at the tunnel's 170 MB/s a better ratio costs more time than it
 	// saves; two encoders keep both cores of a small machine busy.
 	z, err := zstd.NewWriter(counter, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
@@ -123,7 +124,9 @@ func (c *Client) Put(ctx context.Context, file File, content io.Reader) (sent in
 	if _, err := io.Copy(z, content); err != nil {
 		return counter.n, c.putError(ctx, s, file, err)
 	}
-	if err := z.Close(); err != nil {
+	// A zstd stream may have several frames: only its end tells the agent that
+	// this was the last.
+	if err := errors.Join(z.Close(), s.CloseWrite()); err != nil {
 		return counter.n, c.putError(ctx, s, file, err)
 	}
 	if _, err := s.reply(OpPut); err != nil {

@@ -46,7 +46,7 @@ type File struct {
 // Start says how the component is run.
 type Start struct {
 	File File     `json:"file"`
-	Args []string `json:"args"`          // without the program's name
+	Args []string `json:"args"`          // without the program's name; null: those of the original program
 	Env  []string `json:"env,omitempty"` // NAME=VALUE sets, NAME takes away; on top of the container's
 	Dir  string   `json:"dir,omitempty"` // working directory; empty: the container's
 }
@@ -122,9 +122,6 @@ type Config struct {
 	Listen    string          `json:"listen,omitempty"` // TCP address of the tunnel's port; empty: none
 	Identity  tunnel.Identity `json:"identity"`
 	ClientPin string          `json:"clientPin"`
-	// Original is the container's own command line, which the agent becomes when
-	// nobody has been connected for TTL. Empty: it exits instead.
-	Original []string `json:"original,omitempty"`
 	// Ports are the TCP ports that the component serves; the pod is ready once
 	// one of them is listened on. None: ready when the component was started.
 	Ports []int `json:"ports,omitempty"`
