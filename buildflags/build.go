@@ -1,11 +1,13 @@
 package buildflags
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -65,7 +67,7 @@ func interrupted(ctx context.Context, cfg *Config, err error) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	return fmt.Errorf("building %s: %w", cfg.Program, context.Cause(ctx))
+	return fmt.Errorf("building %s: %w", cmp.Or(cfg.Program, "."), context.Cause(ctx))
 }
 
 // A buildPlan is all that is decided before the compiler runs.
@@ -127,6 +129,12 @@ func plan(ctx context.Context, cfg *Config, g *goCommand) (*buildPlan, error) {
 		p.notes = append(p.notes, note)
 	}
 	g.setenv("CGO_ENABLED", cgo)
+	if cfg.Trimpath && set == "" && cgo == "0" && usesCgo(p.pkgs) {
+		// Other files may import other modules, which need their path rules.
+		if p.pkgs, err = g.list(ctx, flags.keep, p.patterns, true); err != nil {
+			return nil, err
+		}
+	}
 	p.name = programName(p.main, p.patterns, p.target)
 	return p, nil
 }
@@ -184,6 +192,9 @@ func (p *buildPlan) combineFlags(g *goCommand) (*goFlags, error) {
 	return flags, nil
 }
 
+// importPath is the form of the lines that `go build -v` writes for packages.
+var importPath = regexp.MustCompile(`^[A-Za-z0-9_.~+-]+(/[A-Za-z0-9_.~+-]+)+$`)
+
 // build runs the compiler, inspects the result and publishes it.
 func (p *buildPlan) build(ctx context.Context, g *goCommand, progress func(string)) (*Binary, error) {
 	slot, err := openSlot(ctx, p, g, progress)
@@ -204,7 +215,7 @@ func (p *buildPlan) build(ctx context.Context, g *goCommand, progress func(strin
 	}
 	line := func(s string) bool {
 		switch {
-		case known[s]:
+		case known[s] || importPath.MatchString(s):
 			progress("compiling " + s)
 		case strings.HasPrefix(s, "go: downloading "):
 			progress(strings.TrimPrefix(s, "go: "))

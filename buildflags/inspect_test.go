@@ -211,6 +211,24 @@ func TestProducerFlags(t *testing.T) {
 	}
 }
 
+func TestDamagedFilesAreNoPanic(t *testing.T) {
+	whole := goELF(section{name: ".debug_info", data: compileUnit(0x16, "main", "Go cmd/compile go1.26.1; -N -l regabi")})
+	try := func(what string, at int, b []byte) {
+		i, err := inspect(bytes.NewReader(b), int64(len(b)))
+		if (i == nil) == (err == nil) {
+			t.Errorf("%s at %d: got %+v and %v, want one of the two", what, at, i, err)
+		}
+	}
+	for at := range whole {
+		try("cut", at, whole[:at])
+		for _, v := range []byte{0, 1, 0x7f, 0x80, 0xff} {
+			b := slices.Clone(whole)
+			b[at] = v
+			try("changed", at, b)
+		}
+	}
+}
+
 // FuzzInspect looks for panics and for memory out of proportion.
 func FuzzInspect(f *testing.F) {
 	f.Add(tinyELF(section{name: ".text", data: []byte{1}}))

@@ -5,6 +5,7 @@ package buildflags
 import (
 	"os/exec"
 	"strconv"
+	"time"
 )
 
 // killGroup makes cmd end with all its children when its context ends.
@@ -16,3 +17,6 @@ func killGroup(cmd *exec.Cmd) {
 		return nil
 	}
 }
+
+// awaitGroup does nothing: taskkill has waited.
+func awaitGroup(*exec.Cmd, time.Duration) {}

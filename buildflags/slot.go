@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,15 +46,23 @@ func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(str
 	sum := sha256.Sum256(key)
 	s := &slot{dir: filepath.Join(root, hex.EncodeToString(sum[:10])), name: p.name}
 	s.work = filepath.Join(s.dir, "work", s.name)
-	if err := os.MkdirAll(filepath.Dir(s.work), 0o700); err != nil {
-		return nil, fmt.Errorf("making a place for the binary: %w", err)
-	}
 	for waiting := false; ; waiting = true {
-		if s.lock, err = tryLock(filepath.Join(s.dir, "lock")); err != nil {
+		// Each time, since a process that prunes may just have removed it.
+		if err := os.MkdirAll(filepath.Dir(s.work), 0o700); err != nil {
+			return nil, fmt.Errorf("making a place for the binary: %w", err)
+		}
+		name := filepath.Join(s.dir, "lock")
+		if s.lock, err = tryLock(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("locking the place for the binary: %w", err)
 		}
 		if s.lock != nil {
-			break
+			mine, err1 := s.lock.Stat()
+			there, err2 := os.Stat(name)
+			if err1 == nil && err2 == nil && os.SameFile(mine, there) {
+				break
+			}
+			s.lock.Close()
+			continue
 		}
 		if !waiting {
 			progress("waiting for another build of the same program")
@@ -64,9 +73,8 @@ func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(str
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	now := time.Now()
-	os.Chtimes(s.lock.Name(), now, now) // only for prune
-	prune(root, s.dir, now)
+	s.lock.WriteAt([]byte("\n"), 0) // sets its time; that is only for prune
+	prune(root, s.dir, time.Now())
 	leftover, _ := filepath.Glob(filepath.Join(s.dir, "tmp-*"))
 	for _, dir := range leftover {
 		os.RemoveAll(dir)
