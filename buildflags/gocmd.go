@@ -142,7 +142,7 @@ func (g *goCommand) run(ctx context.Context, args []string, line func(string) bo
 	case err == nil:
 		return out.Bytes(), stderr, nil
 	case ctx.Err() != nil:
-		awaitGroup(cmd, time.Second/4)
+		awaitGroup(cmd, time.Second/10)
 		return nil, stderr, context.Cause(ctx)
 	}
 	return out.Bytes(), stderr, &GoError{Args: cmd.Args, Dir: g.dir, Output: strings.TrimSpace(stderr), Err: err}
