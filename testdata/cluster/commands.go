@@ -177,6 +177,9 @@ func downCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if all && cmd.Flags().Changed("name") {
+				return usageError{errors.New("--name and --all exclude each other")}
+			}
 			if all {
 				return m.DownAll(cmd.Context())
 			}
@@ -185,7 +188,6 @@ func downCommand(o *options) *cobra.Command {
 	}
 	o.addName(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "remove all clusters of this user")
-	cmd.MarkFlagsMutuallyExclusive("name", "all")
 	return cmd
 }
 

@@ -42,7 +42,6 @@ other than latest the kubelet does not try to pull it.`,
 	cmd.Flags().StringArrayVar(&l.Cmd, "cmd", nil, "a word of the default arguments (repeat)")
 	cmd.Flags().StringArrayVar(&l.Env, "env", nil, "NAME=VALUE (repeat)")
 	cmd.Flags().StringVar(&l.User, "user", "", "numeric user, UID or UID:GID; default: root")
-	_ = cmd.MarkFlagRequired("ref")
 	return cmd
 }
 

@@ -79,8 +79,13 @@ func (m *Manager) Build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.seed(ctx, p)
-	return err
+	seed, err := m.seed(ctx, p)
+	if err != nil {
+		return err
+	}
+	m.prune(p.packages.Layer, filepath.Dir(p.components.Layer()), filepath.Dir(seed))
+	m.say("everything is prepared in %s", m.Cache)
+	return nil
 }
 
 func (m *Manager) prepare(ctx context.Context) (parts, error) {

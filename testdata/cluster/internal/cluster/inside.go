@@ -37,6 +37,9 @@ func (l LoadOptions) parse() (images.Image, []images.File, error) {
 	bad := func(format string, args ...any) (images.Image, []images.File, error) {
 		return images.Image{}, nil, fmt.Errorf("%w: "+format, append([]any{ErrUsage}, args...)...)
 	}
+	if l.Ref == "" {
+		return bad("--ref is missing")
+	}
 	if err := images.CheckRef(l.Ref); err != nil {
 		return bad("%w", err)
 	}

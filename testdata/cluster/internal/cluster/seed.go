@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/kubedelve/kubedelve/testdata/cluster/internal/cache"
 	"github.com/kubedelve/kubedelve/testdata/cluster/internal/clonetree"
@@ -24,7 +27,7 @@ const seedName = "image-seed"
 // same result every time.
 func (m *Manager) seed(ctx context.Context, p parts) (string, error) {
 	var key cache.Key
-	key.Add("1", filepath.Base(filepath.Dir(p.components.Archive)), p.containerd.Text)
+	key.Add("2", p.components.Key(), p.containerd.Text)
 	dir, _, err := m.Cache.Ensure(ctx, "containerd", key.String(), func(ctx context.Context, tmp string) (err error) {
 		m.say("importing the images into containerd, for all clusters to come")
 		quiet := *m
@@ -43,7 +46,12 @@ func (m *Manager) seed(ctx context.Context, p parts) (string, error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, m.remove(ctx, seedName)) }()
-		return m.fillSeed(ctx, &rec, p, filepath.Join(tmp, "state"))
+		archive := filepath.Join(tmp, "images.tar")
+		defer os.Remove(archive)
+		if err := p.components.WriteArchive(archive, tmp); err != nil {
+			return fmt.Errorf("making the images: %w", err)
+		}
+		return m.fillSeed(ctx, &rec, p, archive, filepath.Join(tmp, "state"))
 	})
 	if err != nil {
 		return "", fmt.Errorf("importing the images: %w", err)
@@ -51,7 +59,30 @@ func (m *Manager) seed(ctx context.Context, p parts) (string, error) {
 	return filepath.Join(dir, "state"), nil
 }
 
-func (m *Manager) fillSeed(ctx context.Context, rec *state.Record, p parts, dst string) error {
+// prune removes entries of the cache that this version of the program does not use,
+// while no cluster that may use them is there.
+func (m *Manager) prune(keep ...string) {
+	names, err := m.store().Names()
+	if err != nil || len(names) > 0 {
+		return
+	}
+	for _, kind := range []string{"packages", "programs", "images", "containerd"} {
+		entries, _ := filepath.Glob(filepath.Join(string(m.Cache), kind+"-*"))
+		for _, e := range entries {
+			// One that is new may belong to another version that is just about to start.
+			fi, err := os.Stat(e)
+			if err != nil || slices.Contains(keep, e) || time.Since(fi.ModTime()) < 24*time.Hour {
+				continue
+			}
+			m.Log.Info("removing an old cache entry", "path", e)
+			if err := os.RemoveAll(e); err != nil {
+				m.Log.Warn("removing an old cache entry", "path", e, "error", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) fillSeed(ctx context.Context, rec *state.Record, p parts, archive, dst string) error {
 	if err := m.layOut(ctx, rec, p); err != nil {
 		return err
 	}
@@ -60,7 +91,7 @@ func (m *Manager) fillSeed(ctx context.Context, rec *state.Record, p parts, dst 
 		return err
 	}
 	defer stop()
-	if err := m.importFile(ctx, *rec, p.components.Archive); err != nil {
+	if err := m.importFile(ctx, *rec, archive); err != nil {
 		return err
 	}
 	cmd, err := node.Command(ctx, rec.Cgroup(), rec.Init.PID, "systemctl", "stop", "containerd")

@@ -139,9 +139,9 @@ func (m *Manager) start(ctx context.Context, rec *state.Record, p parts, seed st
 
 // lowerLayers lists the layers of the node's /usr.
 func (m *Manager) lowerLayers(rec *state.Record, p parts) []string {
-	lower := []string{m.path(rec.Name, "layer", "usr"), filepath.Join(p.components.Layer, "usr")}
+	lower := []string{m.path(rec.Name, "layer", "usr"), filepath.Join(p.components.Layer(), "usr")}
 	if rec.Flavour == Plain {
-		lower = append(lower, filepath.Join(p.components.PlainLayer, "usr"))
+		lower = append(lower, filepath.Join(p.components.PlainLayer(), "usr"))
 	}
 	return append(lower, p.packages.Lower()...)
 }

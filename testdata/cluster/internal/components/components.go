@@ -1,6 +1,6 @@
 // Package components builds what Kubernetes consists of, from Go modules alone: one
-// program that is all server components at once, the pause program, and one archive
-// with the images that kubeadm expects.
+// program that is all server components at once, the pause program, and from these
+// the images that kubeadm expects.
 //
 // The module in the folder kube pins the versions; go.sum makes the build the same
 // everywhere. The constants below follow from it.
@@ -37,10 +37,19 @@ const (
 
 // Set is the built components.
 type Set struct {
-	Layer      string // folder with usr/bin/kubelet, usr/bin/kubeadm: a layer of the node's /usr
-	PlainLayer string // folder with usr/bin/kube-apiserver and so on, for a node where these are processes
-	Archive    string // all images
+	dir string // the cache entry
+	nft []images.File
+	key string // of all of it
 }
+
+// Layer is a folder with usr/bin/kubelet and usr/bin/kubeadm, a layer of the node's /usr.
+func (s Set) Layer() string { return filepath.Join(s.dir, "layer") }
+
+// PlainLayer has usr/bin/kube-apiserver and so on, for a node where these are processes.
+func (s Set) PlainLayer() string { return filepath.Join(s.dir, "layer-plain") }
+
+// Key changes when anything in the images does.
+func (s Set) Key() string { return s.key }
 
 // ldflags strips the program and gives it the version that each component reports.
 func ldflags() string {
@@ -63,14 +72,13 @@ func Prepare(ctx context.Context, dir cache.Dir, source string, pkgs packages.Se
 	if err != nil {
 		return Set{}, err
 	}
-	set := Set{Layer: filepath.Join(bin, "layer"), PlainLayer: filepath.Join(bin, "layer-plain")}
-	nft, err := nftFiles(pkgs)
-	if err != nil {
+	set := Set{dir: bin}
+	if set.nft, err = nftFiles(pkgs); err != nil {
 		return Set{}, fmt.Errorf("collecting nft for the kube-proxy image: %w", err)
 	}
 	var key cache.Key
 	key.Add("1", filepath.Base(bin))
-	for _, f := range nft {
+	for _, f := range set.nft {
 		key.Add(f.Path)
 		if f.Source != "" {
 			if err := key.AddFile(f.Source); err != nil {
@@ -78,12 +86,8 @@ func Prepare(ctx context.Context, dir cache.Dir, source string, pkgs packages.Se
 			}
 		}
 	}
-	path, _, err := dir.Ensure(ctx, "images", key.String(), func(ctx context.Context, tmp string) error {
-		say("making the images")
-		return writeImages(tmp, bin, nft)
-	})
-	set.Archive = filepath.Join(path, "kubernetes.tar")
-	return set, err
+	set.key = key.String()
+	return set, nil
 }
 
 // programs builds the all-in-one and pause, and the layer that holds them as files.
@@ -164,47 +168,49 @@ func nftFiles(pkgs packages.Set) ([]images.File, error) {
 	return files, nil
 }
 
-func writeImages(dir, bin string, nft []images.File) error {
-	all := filepath.Join(bin, "kubernetes")
+// WriteArchive writes all images into one archive; dir is a folder for layers, which
+// is empty again afterwards.
+func (s Set) WriteArchive(path, dir string) error {
+	all := filepath.Join(s.dir, "kubernetes")
 	// Every image has this layer, so it is stored and unpacked once. Hard links: each
 	// component is a file of its own name, as in the images of a release.
-	files := []images.File{{Path: "/tmp", Mode: 0o1777}, {Path: "/usr/local/bin/kube-apiserver", Source: all}}
+	const apiserver = "/usr/local/bin/kube-apiserver"
+	files := []images.File{{Path: "/tmp", Mode: 0o1777}, {Path: apiserver, Source: all}}
 	for _, name := range []string{"/usr/local/bin/kube-controller-manager", "/usr/local/bin/kube-scheduler", "/usr/local/bin/kube-proxy", "/usr/local/bin/etcd", "/coredns"} {
-		files = append(files, images.File{Path: name, Link: "/usr/local/bin/kube-apiserver"})
+		files = append(files, images.File{Path: name, Link: apiserver})
 	}
-	base, err := images.WriteLayer(filepath.Join(dir, "base.layer"), files)
-	if err != nil {
-		return err
+	layers := map[string][]images.File{
+		"base":  files,
+		"nft":   s.nft,
+		"pause": {{Path: "/pause", Source: filepath.Join(s.dir, "pause")}},
 	}
-	rules, err := images.WriteLayer(filepath.Join(dir, "nft.layer"), nft)
-	if err != nil {
-		return err
+	written := map[string]images.Layer{}
+	for name, files := range layers {
+		file := filepath.Join(dir, name+".layer")
+		defer os.Remove(file)
+		l, err := images.WriteLayer(file, files)
+		if err != nil {
+			return err
+		}
+		written[name] = l
 	}
-	pause, err := images.WriteLayer(filepath.Join(dir, "pause.layer"), []images.File{{Path: "/pause", Source: filepath.Join(bin, "pause")}})
-	if err != nil {
-		return err
-	}
+	base := []images.Layer{written["base"]}
 	list := []images.Image{
-		{Ref: PauseImage, Layers: []images.Layer{pause}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
-		{Ref: Repository + "/etcd:" + etcdTag, Layers: []images.Layer{base}, Entrypoint: []string{"/usr/local/bin/etcd"}},
-		{Ref: Repository + "/coredns:" + corednsTag, Layers: []images.Layer{base}, Entrypoint: []string{"/coredns"}},
-		{Ref: Repository + "/kube-proxy:" + Kubernetes, Layers: []images.Layer{base, rules}, Entrypoint: []string{"/usr/local/bin/kube-proxy"}},
+		{Ref: PauseImage, Layers: []images.Layer{written["pause"]}, Entrypoint: []string{"/pause"}, User: "65535:65535"},
+		{Ref: Repository + "/etcd:" + etcdTag, Layers: base, Entrypoint: []string{"/usr/local/bin/etcd"}},
+		{Ref: Repository + "/coredns:" + corednsTag, Layers: base, Entrypoint: []string{"/coredns"}},
+		{Ref: Repository + "/kube-proxy:" + Kubernetes, Layers: append(base[:1:1], written["nft"]), Entrypoint: []string{"/usr/local/bin/kube-proxy"}},
 	}
 	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-		list = append(list, images.Image{Ref: Repository + "/" + name + ":" + Kubernetes, Layers: []images.Layer{base}, Entrypoint: []string{"/usr/local/bin/" + name}})
+		list = append(list, images.Image{Ref: Repository + "/" + name + ":" + Kubernetes, Layers: base, Entrypoint: []string{"/usr/local/bin/" + name}})
 	}
-	f, err := os.Create(filepath.Join(dir, "kubernetes.tar"))
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if err := images.WriteArchive(f, list); err != nil {
 		return err
-	}
-	for _, l := range []string{"base.layer", "nft.layer", "pause.layer"} {
-		if err := os.Remove(filepath.Join(dir, l)); err != nil {
-			return err
-		}
 	}
 	return f.Close()
 }

@@ -157,7 +157,7 @@ func Prepare(ctx context.Context, dir cache.Dir, all bool, say func(format strin
 	if err := key.AddFile("/etc/os-release"); err != nil {
 		return Set{}, fmt.Errorf("finding out which distribution this is: %w", err)
 	}
-	key.Add("1", fmt.Sprint(all))
+	key.Add("2", fmt.Sprint(all))
 	for range 2 {
 		layer, built, err := dir.Ensure(ctx, kind, key.String(), func(ctx context.Context, tmp string) error {
 			pkgs := (Set{}).missing()
@@ -238,6 +238,11 @@ func makeLayer(ctx context.Context, dir string, pkgs []string, all bool) error {
 	}
 	if err := alternativeLinks(dir); err != nil {
 		return err
+	}
+	for _, d := range []string{"doc", "man", "locale", "bash-completion", "info", "lintian"} {
+		if err := os.RemoveAll(filepath.Join(dir, "usr/share", d)); err != nil {
+			return err
+		}
 	}
 	names := make([]string, len(files))
 	for i, f := range files {
