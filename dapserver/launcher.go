@@ -10,6 +10,9 @@ import (
 //
 // The text of an error is shown to the user as it is: it names the attribute
 // of the launch configuration that is at fault and says what to do.
+//
+// The ctx of both methods ends soon after they return: a Session must not
+// depend on it.
 type Launcher interface {
 	// Launch builds the component, swaps it in and starts headless Delve.
 	// The session belongs to the client: when the client disconnects or
@@ -31,7 +34,8 @@ type Session interface {
 
 	// Dial opens a new connection to Delve, on which DAP is spoken at once.
 	// Delve serves one DAP client at a time; this package closes a connection
-	// before it dials the next. Close of the connection ends Reads and Writes.
+	// before it dials the next. Close of the connection ends Reads and Writes;
+	// the end of ctx, after Dial has returned, must not.
 	Dial(ctx context.Context) (io.ReadWriteCloser, error)
 
 	// SubstitutePath is how local paths are written in the binary, the
@@ -41,7 +45,8 @@ type Session interface {
 	// Output calls emit for each piece of what the component writes, in order,
 	// and returns when the output has ended (nil) or ctx has. emit blocks while
 	// the editor does not keep up, and keeps nothing of p. It is called at most
-	// once at a time.
+	// once at a time. Between two calls, while no client is there, output is
+	// the Session's to keep or drop; it must not make the component wait.
 	Output(ctx context.Context, emit func(stream OutputStream, p []byte) error) error
 
 	// Wait returns the exit code of the component after it has ended, or an

@@ -122,6 +122,28 @@ func TestBrokenFraming(t *testing.T) {
 	}
 }
 
+func TestInitializeRefusesWhatDelveCannotDo(t *testing.T) {
+	for arguments, want := range map[string]string{
+		`{"pathFormat":"uri"}`:        `"uri"`,
+		`{"linesStartAt1":false}`:     "line numbers",
+		`{"columnsStartAt1":false}`:   "column numbers",
+		`{"supportsMemoryEvent":"x"}`: "supportsMemoryEvent",
+	} {
+		t.Run(arguments, func(t *testing.T) {
+			checkLeaks(t)
+			e := connect(t, Config{Launcher: launches(nil)})
+			id := idFailedToInitialize
+			if strings.HasPrefix(want, "supports") {
+				id = idMalformed
+			}
+			e.request("initialize", arguments)
+			wantError(e, id, want)
+			e.initialize()
+			e.disconnect()
+		})
+	}
+}
+
 // Everything but the envelope's numbers reaches the other side as it was.
 func TestUnknownFieldsSurvive(t *testing.T) {
 	checkLeaks(t)

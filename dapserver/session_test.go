@@ -235,3 +235,18 @@ func TestDelveIsHeldBySomebodyElse(t *testing.T) {
 	<-silent.closed
 	e.disconnect()
 }
+
+func TestDelveRefusesTheConfiguration(t *testing.T) {
+	checkLeaks(t)
+	d := startDelve(t)
+	e := connect(t, Config{Launcher: launches(d)})
+	e.initialize()
+	e.LaunchRequestWithArgs(map[string]any{"target": "local", "stackTraceDepth": "many"})
+	if m := wantError(e, 3001, "stackTraceDepth"); m.Command != "launch" || !m.Body.Error.ShowUser {
+		t.Errorf("got %+v", m)
+	}
+	if got, want := d.counts(), [3]int{1, 1, 0}; got != want {
+		t.Errorf("dialled, closed, detached %v, want %v", got, want)
+	}
+	e.disconnect()
+}

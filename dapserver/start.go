@@ -60,8 +60,8 @@ func (s *session) runStart(ctx, startCtx context.Context, st *start, refuse func
 	defer close(st.done)
 	defer st.cancel()
 	err := s.tryStart(ctx, startCtx, st)
-	if err == nil {
-		return
+	if err == nil || !s.claimAnswer(st) {
+		return // if it was given up right after the answer, shutdown cleans up
 	}
 	if startCtx.Err() != nil {
 		err = errCancelled
@@ -75,7 +75,8 @@ func (s *session) runStart(ctx, startCtx context.Context, st *start, refuse func
 	var early []message
 	s.update(func(state *state) {
 		early, state.early, state.earlyBytes = state.early, nil, 0
-		state.start = nil
+		// The start stays in the state: shutdown waits for its goroutine, that
+		// is, for the answer below.
 		if state.phase != phaseClosing {
 			state.phase = phaseInitialized
 		}
@@ -147,12 +148,21 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) error {
 	// The answer is given to the client by the goroutine that reads from
 	// Delve, so that it keeps its place among Delve's other messages.
 	if _, err := s.askThen(handCtx, b, request{"attach", arguments}, func() {
-		st.progress.end("")
-		s.respond(ctx, &envelope{seq: st.seq, command: st.request}, nil)
+		if s.claimAnswer(st) {
+			st.progress.end("")
+			s.respond(ctx, &envelope{seq: st.seq, command: st.request}, nil)
+		}
 	}); err != nil {
 		return s.handshakeError(handCtx, st, err)
 	}
 	return nil
+}
+
+// claimAnswer returns whether the caller is the one to answer the launch or
+// attach: Delve's yes and the client's cancel can come at the same time.
+func (s *session) claimAnswer(st *start) (mine bool) {
+	s.update(func(*state) { mine, st.answered = !st.answered, true })
+	return mine
 }
 
 func (s *session) handshakeError(ctx context.Context, st *start, err error) error {

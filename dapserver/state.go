@@ -24,7 +24,7 @@ const (
 type state struct {
 	phase  phase
 	client client
-	// start is the launch or attach, from its request on.
+	// start is the last launch or attach, from its request on.
 	start *start
 	// backend is the connection to Delve. It can be replaced by another while
 	// the client's session goes on.
@@ -79,6 +79,9 @@ type start struct {
 	target Session
 	// owned says that the session ends with the client.
 	owned bool
+
+	// answered says that the request has its answer; guarded by session.mu.
+	answered bool
 
 	// The pumps carry output and the exit status; stopPumps ends them.
 	pumps      sync.WaitGroup
