@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
+	"github.com/kubedelve/kubedelve/internal/entrypoint"
 	"github.com/kubedelve/kubedelve/internal/tunnel"
 )
 
@@ -87,16 +88,20 @@ func owner() string {
 // undoTimeout bounds an undo that nobody waits for, after Ctrl-C.
 const undoTimeout = 2 * time.Minute
 
-// CheckRights tells, before anything is built, whether the user may do what
-// [Placement.Launch] will: the error is a [*RightsError] with all that is missing.
-func (p *Placement) CheckRights(ctx context.Context, o Options) error {
+// Check tells, before anything is built, what would keep [Placement.Launch] from
+// its work: a [*RightsError] with all rights that are missing, a [*CommandError],
+// or [ErrSession] if somebody debugs the target already.
+func (p *Placement) Check(ctx context.Context, o Options) error {
+	if p.Command != nil && o.Command == nil {
+		if err := p.checkArguments(p.Command, o); err != nil {
+			return err
+		}
+	}
 	scale := p.exclusive() || (p.replicas() > 1 && !o.KeepReplicas)
-	return checkRights(ctx, p.cluster, scale, p.Command == nil && o.Command == nil)
-}
-
-// CheckFree answers [ErrSession] if somebody debugs the target already, so that
-// this is known before a build. Only Launch decides for good.
-func (p *Placement) CheckFree(ctx context.Context) error {
+	if err := checkRights(ctx, p.cluster, scale, p.Command == nil && o.Command == nil); err != nil {
+		return err
+	}
+	// Only Launch decides for good whose the target is.
 	name := secretName(p.Target)
 	if _, err := readJournal(ctx, p.cluster, name); err != nil {
 		return nil
@@ -142,7 +147,7 @@ func (p *Placement) Launch(ctx context.Context, binary Binary, o Options) (s *Se
 		return nil, err
 	}
 	o.Progress("loading " + file.Name + " into Delve")
-	if _, err := l.client.Start(ctx, agentapi.Start{File: file, Args: l.args(), Env: o.Env, Dir: o.Dir}); err != nil {
+	if _, err := l.client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
 		return nil, err
 	}
 	return newSession(l), nil
@@ -165,10 +170,6 @@ type launch struct {
 // begin claims the target.
 func (l *launch) begin(ctx context.Context) error {
 	p, o := l.placement, l.options
-	l.command = p.Command
-	if o.Command != nil {
-		l.command = o.Command
-	}
 	agentID, clientID, err := tunnel.NewPair()
 	if err != nil {
 		return err
@@ -200,10 +201,9 @@ func (l *launch) begin(ctx context.Context) error {
 		Version: journalVersion, Session: session, Target: p.Target.String(), UID: p.deployment.UID,
 		Container: p.Container, Owner: o.Owner, Created: time.Now().UTC().Truncate(time.Second),
 		Port: port, Client: clientID, Agent: agentPin,
-		Steps: []step{{Kind: stepPod, Pod: pod}},
 	}, agentapi.Config{
 		Session: session, Listen: fmt.Sprintf(":%d", port), Identity: agentID, ClientPin: clientPin,
-		Original: l.command, Ports: portsOf(template, p.Container),
+		Ports: portsOf(template, p.Container),
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL),
 		Stop: agentapi.Duration(max(stop-2*time.Second, time.Second)), // the kubelet's own clock runs too
 	})
@@ -211,7 +211,36 @@ func (l *launch) begin(ctx context.Context) error {
 		namespace: l.cluster.Namespace, pod: pod, container: p.Container, port: port,
 		own: clientID, agentPin: agentPin, client: o.Owner,
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return l.findCommand(ctx)
+}
+
+// findCommand finds the container's own command line: as the user says, as the
+// template says, or as a pod that runs shows.
+func (l *launch) findCommand(ctx context.Context) (err error) {
+	p, o := l.placement, l.options
+	switch {
+	case o.Command != nil:
+		l.command = literal(o.Command)
+	case p.Command != nil:
+		l.command = p.Command
+	default:
+		if l.command, err = l.peek(ctx); err != nil {
+			return err
+		}
+		l.command = literal(l.command)
+	}
+	return p.checkArguments(l.command, o)
+}
+
+// checkArguments tells whether the program's arguments are known.
+func (p *Placement) checkArguments(command []string, o Options) error {
+	if _, ok := entrypoint.Unwrap(command); !ok && o.Args == nil {
+		return &CommandError{Target: p.Target, Command: command, Reason: "which does not tell the program's arguments"}
+	}
+	return nil
 }
 
 // podName keeps within what a host name may be (RFC 1123), since the pod's is one.
@@ -266,15 +295,20 @@ func (l *launch) createPod(ctx context.Context) error {
 		if err := scale(ctx, l.journal, p.deployment.Name, 0); err != nil {
 			return err
 		}
-		if err := waitReplicas(ctx, l.cluster, p.replicaSet.Name, func(total, _ int32) bool { return total == 0 }); err != nil {
+		if err := l.waitStopped(ctx); err != nil {
 			return err
 		}
+	}
+	// Written after the scaling, so that undo deletes our pod before it lets the
+	// originals come back.
+	if err := l.journal.add(ctx, step{Kind: stepPod, Pod: l.address.pod}); err != nil {
+		return err
 	}
 	template := &p.deployment.Spec.Template
 	pod := debugPod(template, l.cluster.Namespace, podOptions{
 		name: l.address.pod, session: l.journal.record.Session, container: p.Container, secret: l.journal.secret,
 		agentImage: o.AgentImage, pullPolicy: o.PullPolicy, platform: p.Platform,
-		ports: portsOf(template, p.Container), keepReadiness: o.KeepReadiness,
+		ports: portsOf(template, p.Container), command: l.command, keepReadiness: o.KeepReadiness,
 	})
 	o.Progress("starting pod " + pod.Name)
 	created, err := l.cluster.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: fieldManager})
@@ -287,28 +321,23 @@ func (l *launch) createPod(ctx context.Context) error {
 	})
 }
 
-// connect reaches the agent, which may need a moment from its container's start
-// to its port.
-func (l *launch) connect(ctx context.Context) error {
-	l.options.Progress("connecting to the agent")
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the agent did not answer in 30 s"))
-	defer cancel()
-	retry := time.NewTicker(50 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		client, by, err := connectAgent(ctx, l.cluster, l.address)
-		if err == nil {
-			l.client, l.way = client, by
-			break
-		}
-		if errors.Is(err, tunnel.ErrPeer) {
+// waitStopped waits until the workload's pods have ended, not only begun to.
+func (l *launch) waitStopped(ctx context.Context) error {
+	for i := range l.placement.pods {
+		if err := waitGone(ctx, l.cluster, &l.placement.pods[i]); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w; last: %w", context.Cause(ctx), err)
-		case <-retry.C:
-		}
+	}
+	return nil
+}
+
+// connect reaches the agent.
+func (l *launch) connect(ctx context.Context) (err error) {
+	l.options.Progress("connecting to the agent")
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("it did not answer in 30 s"))
+	defer cancel()
+	if l.client, l.way, err = connectAgent(ctx, l.cluster, l.address); err != nil {
+		return err
 	}
 	hello, err := l.client.Hello(ctx)
 	if err != nil {
@@ -333,18 +362,8 @@ func (l *launch) upload(ctx context.Context, file agentapi.File, local string) e
 
 // programName is the original's, so that ps shows what it always shows.
 func (l *launch) programName(b Binary) string {
-	if len(l.command) > 0 {
-		return path.Base(l.command[0])
+	if program, ok := entrypoint.Unwrap(l.command); ok {
+		return path.Base(program[0])
 	}
 	return path.Base(b.Path)
-}
-
-func (l *launch) args() []string {
-	switch {
-	case l.options.Args != nil:
-		return l.options.Args
-	case len(l.command) > 0:
-		return l.command[1:]
-	}
-	return containerOf(&l.placement.deployment.Spec.Template, l.placement.Container).Args
 }

@@ -44,7 +44,8 @@ type podOptions struct {
 	agentImage string
 	pullPolicy corev1.PullPolicy
 	platform   buildflags.Platform
-	ports      []int // that the component serves
+	ports      []int    // that the component serves
+	command    []string // the container's own, with references for the kubelet to expand
 	// keepReadiness leaves the container's own readiness probe in place, so that
 	// a halted component leaves its Services.
 	keepReadiness bool
@@ -102,8 +103,8 @@ func debugPod(template *corev1.PodTemplateSpec, namespace string, o podOptions) 
 
 // wrapContainer puts the agent in the place of the container's command.
 func wrapContainer(c *corev1.Container, o podOptions) {
-	c.Command = []string{agentPath, "serve", "--dir", agentDir, "--config", path.Join(agentConfigDir, agentKey)}
-	c.Args = nil
+	c.Command = []string{agentPath, "serve", "--dir", agentDir, "--config", path.Join(agentConfigDir, agentKey), "--"}
+	c.Args = o.command
 	c.VolumeMounts = append(c.VolumeMounts,
 		corev1.VolumeMount{Name: agentVolume, MountPath: agentDir},
 		corev1.VolumeMount{Name: configVolume, MountPath: agentConfigDir, ReadOnly: true})
@@ -148,9 +149,23 @@ func wrapContainer(c *corev1.Container, o podOptions) {
 // installContainer brings the agent into the pod. It asks for no more than the
 // container that it serves, so that it passes the same admission.
 func installContainer(pod *corev1.PodSecurityContext, c *corev1.Container, o podOptions) corev1.Container {
+	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")}
+	return corev1.Container{
+		Name: installName, Image: o.agentImage, ImagePullPolicy: o.pullPolicy,
+		Command:         []string{agentInImage, "install", agentDir},
+		SecurityContext: restrict(pod, c.SecurityContext),
+		// A ResourceQuota refuses containers that name neither.
+		Resources:    corev1.ResourceRequirements{Requests: small, Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}},
+		VolumeMounts: []corev1.VolumeMount{{Name: agentVolume, MountPath: agentDir}},
+	}
+}
+
+// restrict returns a security context for a container of ours that passes the same
+// admission as the one it serves, and PodSecurity "restricted" if that does.
+func restrict(pod *corev1.PodSecurityContext, container *corev1.SecurityContext) *corev1.SecurityContext {
 	security := &corev1.SecurityContext{}
-	if c.SecurityContext != nil {
-		security = c.SecurityContext.DeepCopy()
+	if container != nil {
+		security = container.DeepCopy()
 	}
 	security.Privileged = nil
 	security.AllowPrivilegeEscalation = ptr.To(false)
@@ -159,13 +174,5 @@ func installContainer(pod *corev1.PodSecurityContext, c *corev1.Container, o pod
 	if security.SeccompProfile == nil && (pod == nil || pod.SeccompProfile == nil) {
 		security.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
 	}
-	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("32Mi")}
-	return corev1.Container{
-		Name: installName, Image: o.agentImage, ImagePullPolicy: o.pullPolicy,
-		Command:         []string{agentInImage, "install", agentDir},
-		SecurityContext: security,
-		// A ResourceQuota refuses containers that name neither.
-		Resources:    corev1.ResourceRequirements{Requests: small, Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}},
-		VolumeMounts: []corev1.VolumeMount{{Name: agentVolume, MountPath: agentDir}},
-	}
+	return security
 }

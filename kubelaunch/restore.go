@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -113,19 +114,12 @@ func (u *undoing) release(ctx context.Context, s step) error {
 	return err
 }
 
+// waitReady waits until the ReplicaSet has a ready pod, if it wants any.
 func (u *undoing) waitReady(ctx context.Context, replicaSet string) error {
-	set, err := u.cluster.Client.AppsV1().ReplicaSets(u.cluster.Namespace).Get(ctx, replicaSet, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("reading replica set %s: %w", replicaSet, err)
-	}
-	want := int32(1)
-	if set.Spec.Replicas != nil {
-		want = min(*set.Spec.Replicas, 1)
-	}
-	return waitReplicas(ctx, u.cluster, replicaSet, func(_, ready int32) bool { return ready >= want })
+	return waitMembers(ctx, u.cluster, replicaSet, func(set *appsv1.ReplicaSet, members []corev1.Pod) bool {
+		none := set.Spec.Replicas != nil && *set.Spec.Replicas == 0
+		return none || slices.ContainsFunc(members, func(pod corev1.Pod) bool { return podReady(&pod) })
+	})
 }
 
 // deletePod deletes a pod of this session and waits until it is gone.

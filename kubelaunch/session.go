@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -84,7 +85,9 @@ func (l *launch) takeOver(ctx context.Context) error {
 	if err := l.waitAdopted(ctx); err != nil {
 		return err
 	}
-	return waitReplicas(ctx, l.cluster, p.replicaSet.Name, func(total, _ int32) bool { return total == want })
+	return waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, members []corev1.Pod) bool {
+		return len(members) <= int(want)
+	})
 }
 
 func (l *launch) waitAdopted(ctx context.Context) error {

@@ -3,6 +3,7 @@ package kubelaunch
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -119,34 +120,47 @@ func waitGone(ctx context.Context, c *Cluster, pod *corev1.Pod) error {
 }
 
 // pollInterval is for what is not worth a right to watch.
-const pollInterval = 200 * time.Millisecond
+const pollInterval = 100 * time.Millisecond
 
-// waitReplicas waits until a ReplicaSet's total and ready pods are as wanted. It
-// asks again and again: reading replica sets is a right that is needed anyway,
-// watching them is not.
-func waitReplicas(ctx context.Context, c *Cluster, name string, done func(total, ready int32) bool) error {
+// waitMembers waits until the pods of a ReplicaSet that are not about to go are as
+// wanted. It looks at the pods themselves: for a moment after a change the status
+// of a ReplicaSet tells how things were before. It returns when the set is gone.
+func waitMembers(ctx context.Context, c *Cluster, replicaSet string, done func(set *appsv1.ReplicaSet, members []corev1.Pod) bool) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		set, err := c.Client.AppsV1().ReplicaSets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+		set, err := c.Client.AppsV1().ReplicaSets(c.Namespace).Get(ctx, replicaSet, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("reading replica set %s: %w", name, err)
+			return fmt.Errorf("reading replica set %s: %w", replicaSet, err)
 		}
-		if observed(set) && done(set.Status.Replicas, set.Status.ReadyReplicas) {
+		members, err := membersOf(ctx, c, set)
+		if err != nil {
+			return err
+		}
+		if done(set, members) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for the pods of replica set %s: %w", name, context.Cause(ctx))
+			return fmt.Errorf("waiting for the pods of replica set %s: %w", replicaSet, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
 }
 
-func observed(set *appsv1.ReplicaSet) bool { return set.Status.ObservedGeneration >= set.Generation }
+// membersOf lists the pods that a ReplicaSet controls and that are not being deleted.
+func membersOf(ctx context.Context, c *Cluster, set *appsv1.ReplicaSet) ([]corev1.Pod, error) {
+	list, err := c.Client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(set.Spec.Selector)})
+	if err != nil {
+		return nil, fmt.Errorf("reading the pods of replica set %s: %w", set.Name, err)
+	}
+	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		return !metav1.IsControlledBy(&pod, set) || pod.DeletionTimestamp != nil
+	}), nil
+}
 
 // containerRuns tells whether the container has begun, and fails for what will
 // not get better by waiting.

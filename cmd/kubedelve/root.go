@@ -7,10 +7,12 @@ import (
 	"net/url"
 	"os"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/kubedelve/kubedelve/internal/version"
 	"github.com/kubedelve/kubedelve/kubelaunch"

@@ -81,10 +81,7 @@ func start(ctx context.Context, r request, report reporter) (*launched, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := placement.CheckRights(ctx, r.options); err != nil {
-		return nil, err
-	}
-	if err := placement.CheckFree(ctx); err != nil {
+	if err := placement.Check(ctx, r.options); err != nil {
 		return nil, err
 	}
 	if r.build.Platform == (buildflags.Platform{}) {
