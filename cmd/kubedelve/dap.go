@@ -45,7 +45,7 @@ direction and to the byte, and start and change nothing.`,
 				}
 			}
 			if listen == "" {
-				return serve(ctx, stdio{cmd.InOrStdin(), cmd.OutOrStdout()})
+				return serve(ctx, newStdio(cmd.InOrStdin(), cmd.OutOrStdout()))
 			}
 			l, err := listenLocal(cmd, listen)
 			if err != nil {
@@ -104,18 +104,34 @@ func serveEach(ctx context.Context, l net.Listener, log logger, serve func(conte
 
 // stdio is an editor at the other end of this process's own pipes.
 type stdio struct {
-	io.Reader
+	*io.PipeReader
 	io.Writer
 }
 
-// Close ends a Read that waits, where the reader can be closed.
+// newStdio reads ahead of whoever uses it: a Read of standard input can't be
+// interrupted, one of a pipe inside the process can.
+func newStdio(in io.Reader, out io.Writer) stdio {
+	r, w := io.Pipe()
+	go func() { // ends with the input, or with the process
+		_, err := io.Copy(w, in)
+		_ = w.CloseWithError(err)
+	}()
+	return stdio{r, out}
+}
+
+// Close ends a Read that waits, and tells the editor that nothing more comes.
 func (s stdio) Close() error {
-	var errs []error
-	if c, ok := s.Reader.(io.Closer); ok {
-		errs = append(errs, c.Close())
-	}
+	err := s.PipeReader.Close()
 	if c, ok := s.Writer.(io.Closer); ok {
-		errs = append(errs, c.Close())
+		err = errors.Join(err, c.Close())
 	}
-	return errors.Join(errs...)
+	return err
+}
+
+// CloseWrite tells the editor that nothing more comes.
+func (s stdio) CloseWrite() error {
+	if c, ok := s.Writer.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }

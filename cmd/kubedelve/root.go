@@ -45,7 +45,13 @@ you stop, the cluster is as it was.`,
 			}
 			return nil
 		},
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRun: func(*cobra.Command, []string) {
+			if g.logLevel != "debug" {
+				// client-go's own log; what matters of it comes as errors as well.
+				klog.SetLogger(logr.Discard())
+			}
+		},
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	g.kube.AddFlags(cmd.PersistentFlags())
