@@ -31,7 +31,7 @@ func (s *session) startPumps(ctx context.Context, st *start) {
 		code, err := st.target.Wait(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
-				s.log.Warn("the component's exit code is unknown", "error", err)
+				s.log.Info("the component's exit code is unknown", "error", err)
 			}
 			return
 		}

@@ -94,7 +94,7 @@ func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o 
 	close(served)
 	return &Session{
 		ID: id, Target: Target{Kind: KindLocal}, Place: "this machine", Tunnel: "unix socket", client: client, options: o,
-		stop: func() {}, serving: served,
+		stop: func() {}, serving: served, ending: make(chan struct{}),
 		undo: func(_ context.Context, progress func(string)) error {
 			progress("ending the component")
 			agent.end()

@@ -103,6 +103,9 @@ func (u *undoing) release(ctx context.Context, s step) error {
 	if err == nil {
 		err = u.waitReady(ctx, controller.Name)
 	}
+	if err == nil {
+		err = waitRoutes(ctx)
+	}
 	if ctx.Err() != nil {
 		u.progress(fmt.Sprintf("no original pod was ready in %v; going on", replacementPatience))
 		return nil

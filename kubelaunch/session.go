@@ -36,8 +36,24 @@ type Session struct {
 	serving chan struct{}      // closed when served is set
 	served  error
 
+	ending  chan struct{} // closed when Close or Detach has begun
 	closing sync.Once
 	closed  error
+}
+
+// ErrEnded is returned by calls that were waiting when the session was ended.
+var ErrEnded = errors.New("the session was ended")
+
+// unlessEnded replaces what a call says that was interrupted by the end.
+func (s *Session) unlessEnded(err error) error {
+	select {
+	case <-s.ending:
+		if err != nil {
+			return ErrEnded
+		}
+	default:
+	}
+	return err
 }
 
 func newSession(l *launch) *Session {
@@ -47,7 +63,7 @@ func newSession(l *launch) *Session {
 		Place:  fmt.Sprintf("pod %s, container %s", l.pod.Name, l.placement.Container),
 		Tunnel: l.way, client: l.client, options: l.options,
 		undo: func(ctx context.Context, progress func(string)) error { return undo(ctx, l.journal, progress) },
-		stop: stop, serving: make(chan struct{}),
+		stop: stop, serving: make(chan struct{}), ending: make(chan struct{}),
 	}
 	s.done.Go(func() { // ends when the pod has taken over, or with Close
 		defer close(s.serving)
@@ -68,6 +84,10 @@ func (l *launch) takeOver(ctx context.Context) error {
 	if p.exclusive() || p.replicas() == 0 {
 		return nil // nothing else runs
 	}
+	// Until requests find our pod the originals have to stay.
+	if err := waitRoutes(ctx); err != nil {
+		return err
+	}
 	hash := p.replicaSet.Labels[templateHash]
 	if err := l.journal.add(ctx, step{Kind: stepAdopt, Pod: l.pod.Name, Hash: hash}); err != nil {
 		return err
@@ -85,9 +105,13 @@ func (l *launch) takeOver(ctx context.Context) error {
 	if err := l.waitAdopted(ctx); err != nil {
 		return err
 	}
-	return waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, members []corev1.Pod) bool {
+	err = waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, members []corev1.Pod) bool {
 		return len(members) <= int(want)
 	})
+	if err != nil {
+		return err
+	}
+	return waitRoutes(ctx)
 }
 
 func (l *launch) waitAdopted(ctx context.Context) error {
@@ -159,17 +183,20 @@ func InUse(err error) bool {
 // Resume lets a halted component go on.
 func (s *Session) Resume(ctx context.Context) error { return s.client.Resume(ctx) }
 
-// Output calls sink with what the component writes (fd 1 or 2) until ctx ends or
-// the agent is gone.
+// Output calls sink with what the component writes (fd 1 or 2) until ctx ends, the
+// session ends ([ErrEnded]) or the agent is gone.
 func (s *Session) Output(ctx context.Context, sink func(fd int, p []byte)) error {
-	return s.client.Output(ctx, sink)
+	return s.unlessEnded(s.client.Output(ctx, sink))
 }
 
 // Exit is how a component ended.
 type Exit = agentapi.Exit
 
-// Wait returns how the component ended, once it has.
-func (s *Session) Wait(ctx context.Context) (Exit, error) { return s.client.Wait(ctx) }
+// Wait returns how the component ended, once it has, or [ErrEnded].
+func (s *Session) Wait(ctx context.Context) (Exit, error) {
+	exit, err := s.client.Wait(ctx)
+	return exit, s.unlessEnded(err)
+}
 
 // Lost is closed when the connection to the agent is gone.
 func (s *Session) Lost() <-chan struct{} { return s.client.Done() }
@@ -188,6 +215,7 @@ func (s *Session) Close(ctx context.Context, progress func(stage string)) error 
 		if progress == nil {
 			progress = func(string) {}
 		}
+		close(s.ending)
 		s.stop()
 		s.done.Wait()
 		// Requests that are on their way get their answers.
@@ -199,9 +227,14 @@ func (s *Session) Close(ctx context.Context, progress func(stage string)) error 
 	return s.closed
 }
 
-// Detach closes the connection and leaves the component as it is.
+// Detach closes the connection and leaves the component as it is. It excludes Close:
+// the first of them counts.
 func (s *Session) Detach() error {
-	s.stop()
-	s.done.Wait()
-	return s.client.Close()
+	s.closing.Do(func() {
+		close(s.ending)
+		s.stop()
+		s.done.Wait()
+		s.closed = s.client.Close()
+	})
+	return s.closed
 }

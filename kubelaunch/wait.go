@@ -122,6 +122,23 @@ func waitGone(ctx context.Context, c *Cluster, pod *corev1.Pod) error {
 // pollInterval is for what is not worth a right to watch.
 const pollInterval = 100 * time.Millisecond
 
+// routeDelay is how long the way of requests may lag behind the pods: kube-proxy
+// collects changes for a second by default (--iptables-min-sync-period), on every
+// node for itself, and tells nobody when it is done.
+const routeDelay = 1500 * time.Millisecond
+
+// waitRoutes waits until requests follow what was changed last.
+func waitRoutes(ctx context.Context) error {
+	timer := time.NewTimer(routeDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // waitMembers waits until the pods of a ReplicaSet that are not about to go are as
 // wanted. It looks at the pods themselves: for a moment after a change the status
 // of a ReplicaSet tells how things were before. It returns when the set is gone.

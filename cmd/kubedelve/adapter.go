@@ -139,6 +139,9 @@ func (s *dapSession) Output(ctx context.Context, emit func(dapserver.OutputStrea
 	})
 	cancel(nil)
 	told.Wait()
+	if errors.Is(err, kubelaunch.ErrEnded) {
+		return nil
+	}
 	return err
 }
 
