@@ -41,6 +41,12 @@ func Resolve(ctx context.Context, c *Cluster, target Target, container string) (
 	if apierrors.IsNotFound(err) {
 		return nil, notFound(ctx, c, target)
 	}
+	if apierrors.IsForbidden(err) {
+		// The first right that lacks is seldom the only one.
+		if lacking := checkRights(ctx, c, false, false); lacking != nil {
+			return nil, lacking
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", target, err)
 	}

@@ -50,6 +50,10 @@ func (adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report d
 			reportCompile(report, compile)
 			return nil, fmt.Errorf("%s does not compile: see the debug console", compile.Program)
 		}
+		var attribute *buildflags.ConfigError
+		if errors.As(err, &attribute) {
+			return nil, err
+		}
 		return nil, errors.New(explain(err))
 	}
 	return &dapSession{launched: l}, nil

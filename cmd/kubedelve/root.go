@@ -6,14 +6,15 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"strings"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/kubedelve/kubedelve/buildflags"
 	"github.com/kubedelve/kubedelve/internal/version"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
@@ -106,10 +107,11 @@ func (g *global) cluster() (*kubelaunch.Cluster, error) {
 
 func clusterOf(flags *genericclioptions.ConfigFlags) (*kubelaunch.Cluster, error) {
 	loader := flags.ToRawKubeConfigLoader()
-	config, err := loader.ClientConfig()
-	if clientcmd.IsEmptyConfig(err) {
-		return nil, errors.New("no cluster is configured: set KUBECONFIG, or name the file with --kubeconfig")
+	raw, err := loader.RawConfig()
+	if err == nil && len(raw.Contexts) == 0 && (flags.APIServer == nil || *flags.APIServer == "") && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return nil, errors.New("no cluster is configured: set KUBECONFIG to a file that has one, or name it with --kubeconfig")
 	}
+	config, err := loader.ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
@@ -117,10 +119,7 @@ func clusterOf(flags *genericclioptions.ConfigFlags) (*kubelaunch.Cluster, error
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	context := ""
-	if raw, err := loader.RawConfig(); err == nil {
-		context = raw.CurrentContext
-	}
+	context := raw.CurrentContext
 	if flags.Context != nil && *flags.Context != "" {
 		context = *flags.Context
 	}
@@ -142,6 +141,10 @@ func explain(err error) string {
 		if u, parseErr := url.Parse(netErr.URL); parseErr == nil {
 			return fmt.Sprintf("the cluster at %s does not answer (%v); is it up, and is this the right --context?", u.Host, netErr.Err)
 		}
+	}
+	var config *buildflags.ConfigError
+	if errors.As(err, &config) { // it names the attribute; here that is a flag
+		return strings.Replace(config.Error(), "build."+config.Attr, "--"+strings.ToLower(config.Attr), 1)
 	}
 	if apierrors.IsUnauthorized(err) {
 		return fmt.Sprintf("the cluster does not know you: %v; log in again", err)
