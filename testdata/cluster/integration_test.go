@@ -98,7 +98,7 @@ func traces(t *testing.T, name string) []string {
 		}
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.Name() == "kubedelve-"+name {
+		if err == nil && strings.HasPrefix(e.Name(), "kubedelve-"+name+"-") {
 			add("cgroup %s", path)
 		}
 		return nil
@@ -106,7 +106,7 @@ func traces(t *testing.T, name string) []string {
 	procs, _ := filepath.Glob("/proc/[0-9]*/cgroup")
 	for _, p := range procs {
 		data, err := os.ReadFile(p)
-		if err == nil && strings.Contains(string(data), "/kubedelve-"+name) && !zombie(filepath.Dir(p)) {
+		if err == nil && strings.Contains(string(data), "/kubedelve-"+name+"-") && !zombie(filepath.Dir(p)) {
 			add("process %s", p)
 		}
 	}
@@ -167,11 +167,11 @@ func linkOf(t *testing.T, name string) string {
 	if err != nil {
 		return ""
 	}
-	var rec struct{ Index int }
+	var rec struct{ Link string }
 	if err := json.Unmarshal(data, &rec); err != nil {
 		return ""
 	}
-	return fmt.Sprintf("kubedelve%d", rec.Index)
+	return rec.Link
 }
 
 func TestIntegrationTwoClustersSideBySide(t *testing.T) {
@@ -336,7 +336,7 @@ func TestIntegrationStarterKilled(t *testing.T) {
 		{"as soon as the record is there", is(filepath.Join(folder, "state.json"))},
 		{"while files are written", is(filepath.Join(folder, "root/var/lib/containerd"))},
 		{"when the first process is there", is(filepath.Join(folder, "logs/console.log"))},
-		{"when the first cgroup is there", is("/sys/fs/cgroup/*/kubedelve-" + name)},
+		{"when the first cgroup is there", is("/sys/fs/cgroup/*/kubedelve-" + name + "-*")},
 		{"when the link is there", func(string) bool {
 			l := linkOf(t, name)
 			return l != "" && slices.Contains(links(t), l)

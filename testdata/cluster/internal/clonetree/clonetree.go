@@ -68,15 +68,17 @@ func (c *cloner) dir(src, dst string, fi fs.FileInfo) error {
 }
 
 func (c *cloner) file(src, dst string, fi fs.FileInfo) error {
-	if c.share != nil && c.share(src, fi) && os.Link(src, dst) == nil {
-		return nil
-	}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok && st.Nlink > 1 {
+		// Before sharing: on an overlay a link to each name of a file that lies in a lower
+		// layer would make a copy of each.
 		id := inode{st.Dev, st.Ino}
 		if first, ok := c.links[id]; ok {
 			return os.Link(first, dst)
 		}
 		c.links[id] = dst
+	}
+	if c.share != nil && c.share(src, fi) && os.Link(src, dst) == nil {
+		return nil
 	}
 	return Copy(src, dst, fi.Mode())
 }

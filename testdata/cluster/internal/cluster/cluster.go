@@ -140,19 +140,19 @@ func (m *Manager) remove(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	// Once begun, it goes on: Ctrl-C must not leave half of it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
 	if rec.Index >= 0 {
 		rec.Phase = state.Removing
 		if err := m.store().Save(rec); err != nil {
 			return err
 		}
+		if err := node.Stop(ctx, rec.Cgroup, planOf(rec)); err != nil {
+			return fmt.Errorf("stopping the node of cluster %s: %w", name, err)
+		}
+		m.say("processes, cgroups and network of %s are gone", name)
 	}
-	// Once begun, it goes on: Ctrl-C must not leave half of it.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	if err := node.Stop(ctx, rec.Cgroup(), node.Plan{Index: rec.Index}, rec.Index >= 0); err != nil {
-		return fmt.Errorf("stopping the node of cluster %s: %w", name, err)
-	}
-	m.say("processes, cgroups and network of %s are gone", name)
 	if err := node.RemoveTree(m.path(name)); err != nil {
 		return fmt.Errorf("removing the files of cluster %s: %w", name, err)
 	}
@@ -191,9 +191,12 @@ func (m *Manager) running(name string) (state.Record, error) {
 	return rec, nil
 }
 
+// planOf is the network of a cluster's node.
+func planOf(rec state.Record) node.Plan { return node.Plan{Index: rec.Index, Link: rec.Link} }
+
 // alive says whether the node's PID 1 runs, and is really that.
 func alive(rec state.Record) bool {
-	return rec.Init.Alive() && node.Member(rec.Cgroup(), rec.Init.PID)
+	return rec.Init.Alive() && node.Member(rec.Cgroup, rec.Init.PID)
 }
 
 // tail returns the last lines of a file, for an error message.

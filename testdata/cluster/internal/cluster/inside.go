@@ -101,7 +101,7 @@ func (m *Manager) Command(ctx context.Context, name string, argv ...string) (*ex
 	if err != nil {
 		return nil, err
 	}
-	return node.Command(ctx, rec.Cgroup(), rec.Init.PID, argv...)
+	return node.Command(ctx, rec.Cgroup, rec.Init.PID, argv...)
 }
 
 // LogOptions say which log is wanted.

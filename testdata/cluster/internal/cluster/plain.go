@@ -92,7 +92,7 @@ func (m *Manager) spawn(ctx context.Context, rec state.Record, name string, argv
 	const script = `mkdir -p ` + plainLogs + `
 echo $$ > /run/$0.pid
 exec "$@" > ` + plainLogs + `/$0.log 2>&1 < /dev/null`
-	cmd, err := node.Command(ctx, rec.Cgroup(), rec.Init.PID, append([]string{"setsid", "--fork", "sh", "-c", script, name}, argv...)...)
+	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, append([]string{"setsid", "--fork", "sh", "-c", script, name}, argv...)...)
 	if err != nil {
 		return err
 	}

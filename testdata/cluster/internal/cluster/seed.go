@@ -94,7 +94,7 @@ func (m *Manager) fillSeed(ctx context.Context, rec *state.Record, p parts, arch
 	if err := m.importFile(ctx, *rec, archive); err != nil {
 		return err
 	}
-	cmd, err := node.Command(ctx, rec.Cgroup(), rec.Init.PID, "systemctl", "stop", "containerd")
+	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, "systemctl", "stop", "containerd")
 	if err != nil {
 		return err
 	}

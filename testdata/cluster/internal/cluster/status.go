@@ -8,7 +8,6 @@ import (
 
 	"github.com/kubedelve/kubedelve/testdata/cluster/internal/components"
 	"github.com/kubedelve/kubedelve/testdata/cluster/internal/kubeapi"
-	"github.com/kubedelve/kubedelve/testdata/cluster/internal/node"
 	"github.com/kubedelve/kubedelve/testdata/cluster/internal/state"
 )
 
@@ -45,7 +44,7 @@ func (m *Manager) Status(ctx context.Context, name string) (Status, error) {
 		Created:    rec.Created,
 	}
 	if rec.Index >= 0 {
-		plan := node.Plan{Index: rec.Index}
+		plan := planOf(rec)
 		s.Network = plan.Range().String()
 		s.Server = fmt.Sprintf("https://%s:6443", plan.Node())
 	}

@@ -149,7 +149,7 @@ func (m *Manager) lowerLayers(rec *state.Record, p parts) []string {
 // layOut writes the node's own files.
 func (m *Manager) layOut(ctx context.Context, rec *state.Record, p parts) error {
 	name := rec.Name
-	plan := node.Plan{Index: rec.Index}
+	plan := planOf(*rec)
 	for _, d := range []string{"root", "layer", "upper", "logs"} {
 		if err := os.Mkdir(m.path(name, d), 0o755); err != nil {
 			return err
@@ -177,10 +177,10 @@ func (m *Manager) layOut(ctx context.Context, rec *state.Record, p parts) error 
 // when the node ends; stop only frees it.
 func (m *Manager) boot(ctx context.Context, rec *state.Record, p parts) (nodeCtx context.Context, stop func(), err error) {
 	name := rec.Name
-	plan := node.Plan{Index: rec.Index}
+	plan := planOf(*rec)
 	spec := node.Spec{
 		Name:    nodeName,
-		Cgroup:  rec.Cgroup(),
+		Cgroup:  rec.Cgroup,
 		Plan:    plan,
 		Root:    m.path(name, "root"),
 		Lower:   m.lowerLayers(rec, p),
@@ -311,7 +311,7 @@ func (m *Manager) importFile(ctx context.Context, rec state.Record, path string)
 
 // importImages imports an archive of images that comes as a stream.
 func (m *Manager) importImages(ctx context.Context, rec state.Record, archive io.Reader) error {
-	cmd, err := node.Command(ctx, rec.Cgroup(), rec.Init.PID, "ctr", "--namespace=k8s.io", "images", "import", "--digests=false", "-")
+	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, "ctr", "--namespace=k8s.io", "images", "import", "--digests=false", "-")
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (m *Manager) logged(ctx context.Context, rec state.Record, log string, argv
 		return err
 	}
 	defer f.Close()
-	cmd, err := node.Command(ctx, rec.Cgroup(), rec.Init.PID, argv...)
+	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, argv...)
 	if err != nil {
 		return err
 	}

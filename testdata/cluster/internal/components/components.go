@@ -98,7 +98,9 @@ func programs(ctx context.Context, dir cache.Dir, source string, say func(format
 			return "", fmt.Errorf("reading the sources of the test cluster (see --source): %w", err)
 		}
 	}
-	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION").Output()
+	version := exec.CommandContext(ctx, "go", "env", "GOVERSION")
+	version.Dir = filepath.Join(source, "kube") // its go.mod may ask for another toolchain
+	goVersion, err := version.Output()
 	if err != nil {
 		return "", fmt.Errorf("asking go for its version: %w", err)
 	}

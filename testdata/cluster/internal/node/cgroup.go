@@ -85,8 +85,11 @@ func (c cgroups) unified() bool { return len(c.trees) == 1 && c.trees[0].v2() }
 
 func (c cgroups) dir(h hierarchy) string { return filepath.Join(h.Dir, c.name) }
 
-// wanted are the controllers a kubelet cannot do without.
-var wanted = []string{"cpu", "cpuset", "memory", "pids", "io"}
+// Controllers of cgroup v2 that a kubelet cannot do without, and those it uses.
+var (
+	needed = []string{"cpu", "cpuset", "memory", "pids"}
+	useful = []string{"io", "hugetlb"}
+)
 
 // create makes the cgroup in every hierarchy.
 func (c cgroups) create() error {
@@ -128,9 +131,9 @@ func delegate(root string) error {
 		return err
 	}
 	var enable []string
-	for _, w := range wanted {
+	for _, w := range slices.Concat(needed, useful) {
 		if !slices.Contains(strings.Fields(string(have)), w) {
-			if w == "io" {
+			if slices.Contains(useful, w) {
 				continue
 			}
 			return fmt.Errorf("the cgroup v2 tree at %s has no %s controller (it has: %s): Kubernetes needs it", root, w, strings.TrimSpace(string(have)))

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubedelve/kubedelve/testdata/cluster/internal/clonetree"
 )
 
 // initMain is the node's first process until it becomes the node's init.
@@ -85,7 +87,7 @@ func mountRoot(w wire) error {
 		m.mount("tmpfs", "/.memory", "tmpfs", 0, "mode=755")
 		m.overlay("/usr", w.Lower, filepath.Join(w.Root, ".memory"))
 		m.do("moving /var into memory", func() error {
-			if err := os.CopyFS(m.path("/.memory/var"), os.DirFS(m.path("/var"))); err != nil {
+			if err := clonetree.Clone(m.path("/var"), m.path("/.memory/var"), nil); err != nil {
 				return err
 			}
 			return unix.Mount(m.path("/.memory/var"), m.path("/var"), "", unix.MS_BIND, "")

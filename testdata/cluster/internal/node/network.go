@@ -16,6 +16,7 @@ import (
 // the link to the host, the pods and the services.
 type Plan struct {
 	Index int
+	Link  string // name of the host's end of the veth pair
 }
 
 const firstNet = 201 // 10.201.0.0/16 is the range of index 0
@@ -23,9 +24,6 @@ const firstNet = 201 // 10.201.0.0/16 is the range of index 0
 func (p Plan) addr(c, d byte) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(firstNet + p.Index), c, d})
 }
-
-// Link is the name of the host's end of the veth pair.
-func (p Plan) Link() string { return fmt.Sprintf("kubedelve%d", p.Index) }
 
 // Range holds all addresses of the node, its pods and its services.
 func (p Plan) Range() netip.Prefix { return netip.PrefixFrom(p.addr(0, 0), 16) }
@@ -51,11 +49,8 @@ func (p Plan) DNS() netip.Addr { return p.addr(192, 10) }
 // APIService is the ClusterIP of the API server.
 func (p Plan) APIService() netip.Addr { return p.addr(192, 1) }
 
-// Free says whether nothing on this host uses the plan's range or link name yet.
+// Free says whether nothing on this host uses the plan's range yet.
 func (p Plan) Free() bool {
-	if _, err := netlink.LinkByName(p.Link()); err == nil {
-		return false
-	}
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		return false
@@ -83,7 +78,7 @@ func (p Plan) Free() bool {
 // pods back into the node, not out of the host's own default route.
 func (p Plan) connect(pid int) error {
 	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: p.Link()},
+		LinkAttrs:     netlink.LinkAttrs{Name: p.Link},
 		PeerName:      "eth0",
 		PeerNamespace: netlink.NsPid(pid),
 	}
@@ -91,17 +86,17 @@ func (p Plan) connect(pid int) error {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("this kernel has no veth devices, which a node needs: %w", err)
 		}
-		return fmt.Errorf("adding the link %s: %w", p.Link(), err)
+		return fmt.Errorf("adding the link %s: %w", p.Link, err)
 	}
 	root, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := configure(root, p.Link(), p.Host()); err != nil {
+	if err := configure(root, p.Link, p.Host()); err != nil {
 		return err
 	}
-	link, err := root.LinkByName(p.Link())
+	link, err := root.LinkByName(p.Link)
 	if err != nil {
 		return err
 	}
@@ -164,7 +159,7 @@ func configure(h *netlink.Handle, name string, addr netip.Addr) error {
 // some time after the node's last process, so both may happen at once.
 func (p Plan) disconnect(ctx context.Context) error {
 	return retry(ctx, func() error {
-		link, err := netlink.LinkByName(p.Link())
+		link, err := netlink.LinkByName(p.Link)
 		if err != nil {
 			var missing netlink.LinkNotFoundError
 			if errors.As(err, &missing) {
@@ -173,7 +168,7 @@ func (p Plan) disconnect(ctx context.Context) error {
 			return err
 		}
 		if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("removing the link %s: %w", p.Link(), err)
+			return fmt.Errorf("removing the link %s: %w", p.Link, err)
 		}
 		return nil
 	})

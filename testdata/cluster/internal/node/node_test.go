@@ -52,9 +52,6 @@ func TestPlansDoNotOverlap(t *testing.T) {
 		if !p.Services().Contains(p.DNS()) || !p.Services().Contains(p.APIService()) {
 			t.Errorf("index %d: a service is outside %s", i, p.Services())
 		}
-		if len(p.Link()) > 15 {
-			t.Errorf("the link name %s is too long for the kernel", p.Link())
-		}
 		for j := range i {
 			if p.Range().Overlaps(Plan{Index: j}.Range()) {
 				t.Errorf("the ranges of %d and %d overlap", i, j)

@@ -137,25 +137,16 @@ func Start(ctx context.Context, spec Spec, started func(pid int) error) (*exec.C
 }
 
 // Stop ends all that is left of a node, in whatever state it is, and returns when
-// nothing is: no process, no cgroup, no link. init may be zero if it is not known.
-func Stop(ctx context.Context, cgroup string, plan Plan, known bool) error {
+// nothing is: no process, no cgroup, no link.
+func Stop(ctx context.Context, cgroup string, plan Plan) error {
 	groups, err := hostCgroups(cgroup)
 	if err != nil {
 		return err
 	}
-	var all []error
 	if err := groups.kill(ctx); err != nil {
-		all = append(all, err)
+		return err
 	}
-	if err := groups.remove(ctx); err != nil {
-		all = append(all, err)
-	}
-	if known {
-		if err := plan.disconnect(ctx); err != nil {
-			all = append(all, err)
-		}
-	}
-	return errors.Join(all...)
+	return errors.Join(groups.remove(ctx), plan.disconnect(ctx))
 }
 
 // Member says whether a process belongs to the node of that cgroup.

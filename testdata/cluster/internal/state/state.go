@@ -9,6 +9,8 @@ package state
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,10 +49,13 @@ type Record struct {
 	Created time.Time `json:"created"`
 	Starter Process   `json:"starter"` // the process that runs, or ran, up
 	Init    Process   `json:"init"`    // the node's PID 1, as seen from the host
-}
 
-// Cgroup is the name of the node's cgroup in every hierarchy.
-func (r Record) Cgroup() string { return "kubedelve-" + r.Name }
+	// What is the cluster's own on the host. The names are never used twice, so that
+	// two stores (of two users, or of a container) do not take each other's clusters
+	// of one name for their own.
+	Cgroup string `json:"cgroup"`
+	Link   string `json:"link"`
+}
 
 // A Store is the folder that holds one folder per cluster.
 type Store struct{ Dir string }
@@ -91,8 +96,9 @@ func (s Store) Lock(ctx context.Context, name string) (unlock func(), err error)
 	}, nil
 }
 
-// Load reads the record of a cluster. A folder without a usable record is reported
-// as a record in phase Creating with index -1: up died before it did anything else.
+// Load reads the record of a cluster. A folder without one is reported as a record
+// in phase Creating with index -1: up died before it did anything else, so there is
+// nothing but the folder.
 func (s Store) Load(name string) (Record, error) {
 	if _, err := os.Stat(s.Path(name)); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -170,6 +176,10 @@ func (s Store) Create(ctx context.Context, rec Record, usable func(index int) bo
 	if err != nil {
 		return rec, err
 	}
+	id := make([]byte, 4)
+	rand.Read(id) // never fails
+	rec.Cgroup = "kubedelve-" + rec.Name + "-" + hex.EncodeToString(id)
+	rec.Link = "kd-" + hex.EncodeToString(id)
 	if err := os.Mkdir(s.Path(rec.Name), 0o700); err != nil {
 		return rec, err
 	}

@@ -34,6 +34,9 @@ func TestCreateTakesTheLowestFreeIndex(t *testing.T) {
 	if i := create("a", all); i != 0 {
 		t.Errorf("the first cluster has index %d", i)
 	}
+	if rec, err := s.Load("a"); err != nil || len(rec.Link) == 0 || len(rec.Link) > 15 { // the kernel's limit
+		t.Errorf("the link name is %q, %v", rec.Link, err)
+	}
 	if i := create("b", func(i int) bool { return i != 1 }); i != 2 {
 		t.Errorf("with 1 in use by others, the second cluster has index %d", i)
 	}
