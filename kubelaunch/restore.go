@@ -76,7 +76,7 @@ func (u *undoing) scale(ctx context.Context, s step) error {
 		return nil
 	}
 	u.progress(fmt.Sprintf("scaling %s back to %d", u.target, s.From))
-	return setReplicas(ctx, u.cluster, u.target.Name, s.From)
+	return setReplicas(ctx, u.cluster, u.target.Name, current, s.From)
 }
 
 // release takes our pod out of its ReplicaSet and waits until an original one

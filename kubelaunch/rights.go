@@ -31,7 +31,7 @@ func podRights(scale, peek bool) []right {
 		{"create", "", "secrets"}, {"get", "", "secrets"}, {"list", "", "secrets"}, {"update", "", "secrets"}, {"delete", "", "secrets"},
 	}
 	if scale {
-		rights = append(rights, right{"get", "apps", "deployments/scale"}, right{"patch", "apps", "deployments/scale"})
+		rights = append(rights, right{"get", "apps", "deployments/scale"}, right{"update", "apps", "deployments/scale"})
 	}
 	if peek {
 		rights = append(rights, right{"patch", "", "pods/ephemeralcontainers"})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -157,13 +158,15 @@ func scale(ctx context.Context, j *journal, deployment string, to int32) error {
 	if err := j.add(ctx, step{Kind: stepScale, From: current.Spec.Replicas, To: to}); err != nil {
 		return err
 	}
-	return setReplicas(ctx, j.cluster, deployment, to)
+	return setReplicas(ctx, j.cluster, deployment, current, to)
 }
 
-func setReplicas(ctx context.Context, c *Cluster, deployment string, to int32) error {
-	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, to)
-	_, err := c.Client.AppsV1().Deployments(c.Namespace).Patch(ctx, deployment, types.MergePatchType, patch,
-		metav1.PatchOptions{FieldManager: fieldManager}, "scale")
+// setReplicas changes a scale that was just read; the API server refuses if
+// somebody else changed it since.
+func setReplicas(ctx context.Context, c *Cluster, deployment string, current *autoscalingv1.Scale, to int32) error {
+	next := current.DeepCopy()
+	next.Spec.Replicas = to
+	_, err := c.Client.AppsV1().Deployments(c.Namespace).UpdateScale(ctx, deployment, next, metav1.UpdateOptions{FieldManager: fieldManager})
 	if err != nil {
 		return fmt.Errorf("scaling deployment %s to %d: %w", deployment, to, err)
 	}
