@@ -396,7 +396,8 @@ func killNode(t *testing.T, folder string) {
 		t.Fatal(err)
 	}
 	if err := kubeapi.Await(t.Context(), "the node's PID 1 is gone", func(context.Context) error {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/root/usr", rec.Init.PID)); err == nil {
+		// It is one only when all other processes of the node have ended.
+		if !zombie(fmt.Sprintf("/proc/%d", rec.Init.PID)) {
 			return errors.New("it is there")
 		}
 		return nil

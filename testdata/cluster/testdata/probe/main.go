@@ -12,12 +12,17 @@ import (
 )
 
 func main() {
+	begin := time.Now()
 	if len(os.Args) == 3 && os.Args[1] == "get" {
-		if err := get(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+		// The Service exists a moment before it works.
+		var err error
+		for tick := time.Tick(100 * time.Millisecond); time.Since(begin) < time.Minute; <-tick {
+			if err = get(os.Args[2]); err == nil {
+				return
+			}
 		}
-		return
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "uid %d", os.Getuid()) })
 	if err := http.ListenAndServe(":8080", nil); err != nil {
