@@ -3,13 +3,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -38,7 +41,25 @@ func main() {
 	})
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	log.Printf("middle listens on :8080 with arguments %q", os.Args[1:])
-	log.Fatal(http.ListenAndServe(":8080", nil))
+	serve(&http.Server{Addr: ":8080"})
+}
+
+// serve serves until SIGTERM, and then for as long as requests may still come: a
+// pod that is about to go is taken out of its Service at the same time, not before.
+func serve(server *http.Server) {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		<-ended
+		time.Sleep(time.Second)
+		server.Shutdown(context.Background())
+	}()
+	if err := server.ListenAndServe(); err != http.ErrServerClosed {
+		log.Fatal(err)
+	}
+	<-drained
 }
 
 // priceOf is what an order costs.

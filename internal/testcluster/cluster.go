@@ -1,0 +1,169 @@
+package testcluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// ErrUnsupported is returned (wrapped) where no cluster can be made and none is given.
+var ErrUnsupported = errors.New("no cluster: set KUBECONFIG, or run this as root on Linux")
+
+// Cluster is a cluster with all images in it.
+type Cluster struct {
+	Kubeconfig string // path
+	Config     *rest.Config
+	Client     kubernetes.Interface
+	Programs   *Programs
+	// Refs are the images' references, by their names. Without "shell" this
+	// machine has none to make that image of.
+	Refs map[string]string
+
+	tool  string    // testdata/cluster, built
+	made  string    // name of the cluster that was made here; empty: it was there
+	named string    // name for the tool; empty: the tool does not know the cluster
+	log   io.Writer // for the tool's progress
+}
+
+// Start finds or makes a cluster, see the package comment, and gives it the
+// images. The progress goes to log.
+func Start(ctx context.Context, name string, programs *Programs, log io.Writer) (c *Cluster, err error) {
+	c = &Cluster{Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
+	c.Kubeconfig = given()
+	if c.Kubeconfig == "" && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
+		return nil, ErrUnsupported
+	}
+	if runtime.GOOS == "linux" {
+		if err := goBuild(ctx, filepath.Join(programs.Root, "testdata", "cluster"), c.tool, "."); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if c.Kubeconfig == "" {
+		c.made, c.named = name, name
+		out, err := c.run(ctx, "up", "--name", name)
+		if err != nil {
+			return nil, err
+		}
+		c.Kubeconfig = strings.TrimSpace(out)
+	} else {
+		c.named = c.recognise(ctx)
+	}
+	if c.Config, err = clientcmd.BuildConfigFromFlags("", c.Kubeconfig); err != nil {
+		return nil, fmt.Errorf("the cluster's kubeconfig: %w", err)
+	}
+	c.Config.QPS = -1 // tests poll side by side
+	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
+		return nil, fmt.Errorf("the cluster's kubeconfig: %w", err)
+	}
+	if _, err := c.Client.Discovery().ServerVersion(); err != nil {
+		return nil, fmt.Errorf("the cluster of %s: %w", c.Kubeconfig, err)
+	}
+	return c, c.provide(ctx)
+}
+
+// given is the kubeconfig that the user wants to be used.
+func given() string {
+	for _, name := range []string{"KUBEDELVE_TEST_KUBECONFIG", "KUBECONFIG"} {
+		if path := os.Getenv(name); path != "" {
+			return path
+		}
+	}
+	return ""
+}
+
+// recognise returns the name of a cluster that the tool made, by its kubeconfig.
+func (c *Cluster) recognise(ctx context.Context) string {
+	name := filepath.Base(filepath.Dir(c.Kubeconfig))
+	out, err := exec.CommandContext(ctx, c.tool, "kubeconfig", "--name", name).Output() //nolint:gosec // built above
+	if err != nil || strings.TrimSpace(string(out)) != c.Kubeconfig {
+		return ""
+	}
+	return name
+}
+
+// provide sees to it that the images are there.
+func (c *Cluster) provide(ctx context.Context) error {
+	images, shellErr := c.Programs.Images(ctx)
+	prefix := os.Getenv("KUBEDELVE_TEST_IMAGES")
+	if c.named == "" && prefix == "" {
+		return errors.New("this cluster has to pull its images: set KUBEDELVE_TEST_IMAGES to what their names begin with (see internal/testcluster/doc.go)")
+	}
+	if shellErr != nil {
+		fmt.Fprintln(c.log, "no image with a shell:", shellErr)
+	}
+	for _, image := range images {
+		if c.named == "" {
+			c.Refs[image.Name] = prefix + image.Name + ":1"
+			continue
+		}
+		tag, err := image.tag()
+		if err != nil {
+			return err
+		}
+		c.Refs[image.Name] = "kubedelve.test/" + image.Name + ":" + tag
+		args := []string{"load", "--name", c.named, "--ref", c.Refs[image.Name], "--user", image.User, "--entrypoint", image.Entry}
+		for _, path := range sorted(image.Files) {
+			args = append(args, image.Files[path]+":"+path)
+		}
+		if _, err := c.run(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HasNode tells whether [Cluster.InNode] works.
+func (c *Cluster) HasNode() bool { return c.named != "" }
+
+// InNode runs a command in the namespaces of the cluster's node.
+func (c *Cluster) InNode(ctx context.Context, command ...string) (string, error) {
+	return c.run(ctx, append([]string{"exec", "--name", c.named, "--"}, command...)...)
+}
+
+// run runs the cluster tool.
+func (c *Cluster) run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.tool, args...) //nolint:gosec // built by Start
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, io.MultiWriter(&stderr, c.log)
+	// Ctrl-C is for us; the tool undoes what it did when it is asked to end.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("cluster %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// Made tells whether Close takes the cluster down.
+func (c *Cluster) Made() bool { return c.made != "" && os.Getenv("KUBEDELVE_KEEP_CLUSTER") == "" }
+
+// Close takes the cluster down if it was made here. It is idempotent.
+func (c *Cluster) Close(ctx context.Context) error {
+	if !c.Made() {
+		return nil
+	}
+	_, err := c.run(ctx, "down", "--name", c.made)
+	if err == nil {
+		c.made = ""
+	}
+	return err
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
