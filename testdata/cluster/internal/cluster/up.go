@@ -311,7 +311,7 @@ func (m *Manager) importFile(ctx context.Context, rec state.Record, path string)
 
 // importImages imports an archive of images that comes as a stream.
 func (m *Manager) importImages(ctx context.Context, rec state.Record, archive io.Reader) error {
-	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, "ctr", "--namespace=k8s.io", "images", "import", "--digests=false", "-")
+	cmd, err := node.Command(ctx, rec.Cgroup, rec.Init.PID, "ctr", "--namespace=k8s.io", "images", "import", "-")
 	if err != nil {
 		return err
 	}
