@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +21,7 @@ import (
 const Protocol = "kubedelve.dev.v1"
 
 // maxUnauthenticated bounds how many connections may be on their way to a
-// finished handshake at a time.
+// finished handshake at a time, and with that what strangers can cost.
 const maxUnauthenticated = 32
 
 // maxRequest bounds the upgrade request, which the API server may have given
@@ -50,34 +53,56 @@ func Upgraded(resp *http.Response) (io.ReadWriteCloser, error) {
 	stream, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok || !strings.EqualFold(resp.Header.Get("Upgrade"), Protocol) {
 		_ = resp.Body.Close()
-		return nil, errors.New("tunnel: the connection was not upgraded")
+		return nil, errNotUpgraded
 	}
 	return stream, nil
 }
 
 // UpgradeStream opens the tunnel on a connection that leads straight to the
 // agent, without an HTTP client: a unix socket, exec's streams, a TCP connection.
+// It takes the stream over, and gives up on one that says nothing.
 func UpgradeStream(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
-	req, err := RequestUpgrade(context.Background(), "http://agent/")
-	if err == nil {
-		err = req.Write(stream)
+	patience := time.AfterFunc(handshakeTimeout, func() { _ = stream.Close() })
+	upgraded, err := upgradeStream(stream)
+	if !patience.Stop() {
+		_ = stream.Close()
+		return nil, fmt.Errorf("tunnel request: no answer in %v", handshakeTimeout)
 	}
 	if err != nil {
 		_ = stream.Close()
+		return nil, err
+	}
+	return upgraded, nil
+}
+
+func upgradeStream(stream io.ReadWriteCloser) (io.ReadWriteCloser, error) {
+	req, err := RequestUpgrade(context.Background(), "http://agent/")
+	if err != nil {
+		return nil, err
+	}
+	if err := req.Write(stream); err != nil {
 		return nil, fmt.Errorf("tunnel request: %w", err)
 	}
-	r := bufio.NewReader(stream)
+	limited := &io.LimitedReader{R: stream, N: maxRequest}
+	r := bufio.NewReader(limited)
 	resp, err := http.ReadResponse(r, req)
 	if err != nil {
-		_ = stream.Close()
 		return nil, fmt.Errorf("tunnel request: %w", err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer func() { _ = stream.Close() }()
 		return Upgraded(resp)
+	}
+	if !strings.EqualFold(resp.Header.Get("Upgrade"), Protocol) {
+		return nil, errNotUpgraded
+	}
+	limited.N = math.MaxInt64
+	if conn, ok := stream.(net.Conn); ok {
+		return &bufferedConn{Conn: conn, r: r}, nil // keeps its deadlines
 	}
 	return &bufferedStream{ReadWriteCloser: stream, r: r}, nil
 }
+
+var errNotUpgraded = errors.New("tunnel: the connection was not upgraded")
 
 // RefusedError is an upgrade answered with another status than 101.
 type RefusedError struct {
@@ -99,57 +124,96 @@ func Listen(ctx context.Context, l net.Listener, own Identity, clientPin string,
 	defer stop()
 	var sessions sync.WaitGroup
 	defer func() { cancel(); sessions.Wait() }()
-	waiting := make(chan struct{}, maxUnauthenticated)
+	var strangers strangers
 	for {
-		conn, err := l.Accept()
+		conn, err := accept(ctx, l)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return fmt.Errorf("tunnel listener: %w", err)
 		}
-		select {
-		case waiting <- struct{}{}:
-		default:
-			_ = conn.Close() // too many half-open ones: the honest client tries again
-			continue
-		}
+		strangers.add(conn)
 		sessions.Go(func() { // one connection, until its session ends
-			var once sync.Once
-			release := func() { once.Do(func() { <-waiting }) }
-			defer release()
 			session, err := acceptUpgrade(ctx, conn, own, clientPin)
+			strangers.remove(conn)
 			if err != nil {
 				log.Debug("connection refused", "from", conn.RemoteAddr().String(), "error", err)
 				return
 			}
-			release()
 			defer func() { _ = session.Close() }()
 			handle(ctx, session)
 		})
 	}
 }
 
+// accept waits out what passes: a port that everybody reaches must not end the
+// component because the machine was short of descriptors for a moment.
+func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+	for delay := 5 * time.Millisecond; ; delay = min(2*delay, time.Second) {
+		conn, err := l.Accept()
+		passing := errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) ||
+			errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+		if err == nil || !passing {
+			return conn, err
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// strangers are the connections on their way to a finished handshake. There are
+// maxUnauthenticated at most: the oldest makes place for the next, so that one who
+// opens connections and says nothing keeps nobody out. An honest handshake takes
+// milliseconds.
+type strangers struct {
+	mu    sync.Mutex
+	conns []net.Conn // the oldest first
+}
+
+func (s *strangers) add(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, conn)
+	if len(s.conns) > maxUnauthenticated {
+		_ = s.conns[0].Close()
+		s.conns = slices.Delete(s.conns, 0, 1)
+	}
+}
+
+func (s *strangers) remove(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = slices.DeleteFunc(s.conns, func(c net.Conn) bool { return c == conn })
+}
+
 func acceptUpgrade(ctx context.Context, conn net.Conn, own Identity, clientPin string) (*Session, error) {
 	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
 	limited := &io.LimitedReader{R: conn, N: maxRequest}
-	buffered := bufio.NewReader(limited)
-	req, err := http.ReadRequest(buffered)
+	buffered := &bufferedConn{Conn: conn, r: bufio.NewReader(limited)}
+	req, err := http.ReadRequest(buffered.r)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("reading the upgrade request: %w", err)
 	}
 	if !strings.EqualFold(req.Header.Get("Upgrade"), Protocol) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-		_ = conn.Close()
+		linger(buffered)
 		return nil, errors.New("not a tunnel request")
 	}
 	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n"); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("answering the upgrade request: %w", err)
 	}
-	limited.N = 1<<63 - 1
-	session, err := Server(ctx, &bufferedConn{Conn: conn, r: buffered}, own, clientPin)
+	limited.N = math.MaxInt64
+	session, err := Server(ctx, buffered, own, clientPin)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +228,14 @@ type bufferedConn struct {
 }
 
 func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// CloseWrite is for linger.
+func (c *bufferedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
 
 type bufferedStream struct {
 	io.ReadWriteCloser
