@@ -112,6 +112,11 @@ func namespace(t *testing.T, change func(*testcluster.Objects), tiers ...string)
 	if err := n.Create(ctx, objects); err != nil {
 		t.Fatal(err)
 	}
+	if len(tiers) == len(allTiers) {
+		if err := n.AwaitAnswer(ctx, "front", "buy", "item=milk&count=3", "front: 3 milk cost 21"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return n
 }
 

@@ -25,6 +25,17 @@ func (n *Namespace) Get(ctx context.Context, service, path, query string) (strin
 	return string(out), nil
 }
 
+// AwaitAnswer repeats a request until it is answered with the text: a Service works
+// only a moment after its pods are ready.
+func (n *Namespace) AwaitAnswer(ctx context.Context, service, path, query, want string) error {
+	return until(ctx, fmt.Sprintf("the answer %q of %s/%s?%s", want, service, path, query), func() (bool, string, error) {
+		limited, cancel := context.WithTimeout(ctx, requestLimit)
+		defer cancel()
+		answer, err := n.Get(limited, service, path, query)
+		return err == nil && strings.TrimSpace(answer) == want, fmt.Sprintf("%q (%v)", answer, err), nil
+	})
+}
+
 // requestLimit is how long an answer may take; without a debugger in the way it
 // comes in milliseconds.
 const requestLimit = 10 * time.Second
