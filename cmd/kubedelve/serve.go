@@ -22,7 +22,7 @@ type (
 // serveDebuggers gives each connection the running session. DAP begins with the
 // header Content-Length, Delve's JSON-RPC with a brace.
 func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log logger) error {
-	server := dapserver.New(dapserver.Config{Session: &dapSession{l}, Logger: log})
+	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{l}}, Logger: log})
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var connections taskGroup
@@ -56,6 +56,13 @@ func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log
 	}
 }
 
+// sharedSession belongs to the command that began it: a debugger that leaves only
+// hangs up on Delve.
+type sharedSession struct{ *dapSession }
+
+// Detach implements [dapserver.Session].
+func (sharedSession) Detach(context.Context) error { return nil }
+
 // peeked is a connection whose first bytes were read ahead.
 type peeked struct {
 	net.Conn
@@ -85,14 +92,23 @@ func serveJSONRPC(ctx context.Context, l *launched, client *peeked) error {
 	return dapserver.Relay(ctx, client, delve)
 }
 
-// refuseJSONRPC answers the first request (JSON-RPC 1.0, as package net/rpc/jsonrpc
-// speaks it) with an error, so that the client can show it.
+// refuseJSONRPC answers each request (JSON-RPC 1.0, as package net/rpc/jsonrpc
+// speaks it) with an error, until the client hangs up. The first one alone would not
+// do: it is about the version, and Delve's clients don't look at its answer.
 func refuseJSONRPC(client io.ReadWriter, text string) error {
-	var request struct {
-		ID json.RawMessage `json:"id"`
+	requests, answers := json.NewDecoder(io.LimitReader(client, 1<<20)), json.NewEncoder(client)
+	for {
+		var request struct {
+			ID json.RawMessage `json:"id"`
+		}
+		if err := requests.Decode(&request); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if err := answers.Encode(map[string]any{"id": request.ID, "result": nil, "error": text}); err != nil {
+			return err
+		}
 	}
-	if err := json.NewDecoder(io.LimitReader(client, 1<<20)).Decode(&request); err != nil {
-		return err
-	}
-	return json.NewEncoder(client).Encode(map[string]any{"id": request.ID, "result": nil, "error": text})
 }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// runIn runs the program as a shell would, without a cluster.
+func runIn(t *testing.T, stdin io.Reader, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	var out, errs bytes.Buffer
+	code = run(t.Context(), append([]string{"kubedelve"}, args...), stdin, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestBadCommandLinesAreRefusedWithTheWayOut(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for _, test := range []struct {
+		name string
+		args []string
+		code int
+		want string // in what it says
+	}{
+		{"an unknown command", []string{"frobnicate"}, exitUsage, `no command "frobnicate"`},
+		{"an unknown flag", []string{"status", "--frob"}, exitUsage, "--frob"},
+		{"no target", []string{"debug"}, exitUsage, "name one target"},
+		{"two targets", []string{"debug", "deploy/a", "deploy/b"}, exitUsage, "name one target"},
+		{"a target of no known kind", []string{"debug", "pod/x"}, exitUsage, "write deploy/NAME or local"},
+		{"a listener for the network", []string{"debug", "local", "--listen", "0.0.0.0:2345"}, exitUsage, "only a loopback address"},
+		{"a listener without a port", []string{"debug", "local", "--listen", "127.0.0.1"}, exitUsage, "write HOST:PORT"},
+		{"a port in use", []string{"debug", "local", "--listen", taken.Addr().String()}, exitError, "choose another port"},
+		{"a log level there is not", []string{"debug", "local", "--log-level", "loud"}, exitUsage, "choose debug, info"},
+		{"a pull policy there is not", []string{"debug", "deploy/a", "--agent-image-pull-policy", "Sometimes"}, exitUsage, "IfNotPresent"},
+		{"an output format there is not", []string{"status", "-o", "yaml"}, exitUsage, "there is only json"},
+		{"no cluster", []string{"status"}, exitError, "set KUBECONFIG"},
+		{"a session and all", []string{"restore", "x", "--all"}, exitUsage, "not both"},
+		{"a backend of no known kind", []string{"dap", "--backend", "udp:x"}, exitUsage, "tcp:HOST:PORT"},
+		{"no such binary", []string{"inspect", "nofile"}, exitError, "nofile"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			code, _, stderr := runIn(t, strings.NewReader(""), test.args...)
+			if code != test.code || !strings.Contains(stderr, test.want) {
+				t.Errorf("got exit code %d and %q, want %d and %q", code, stderr, test.code, test.want)
+			}
+			if test.code == exitUsage && !strings.Contains(stderr, "--help") {
+				t.Errorf("%q does not lead to the help", stderr)
+			}
+		})
+	}
+}
+
+func TestInspectTellsItsOwnBinary(t *testing.T) {
+	code, stdout, stderr := runIn(t, nil, "inspect", "/proc/self/exe", "-o", "json")
+	var info struct {
+		Package    string
+		Debuggable *bool
+	}
+	if err := json.Unmarshal([]byte(stdout), &info); err != nil {
+		t.Fatalf("%v in %q (%s)", err, stdout, stderr)
+	}
+	if want := "github.com/kubedelve/kubedelve/cmd/kubedelve"; info.Package != want || info.Debuggable == nil {
+		t.Errorf("got %+v, want package %s", info, want)
+	}
+	// A test binary is optimised: the exit code says so to scripts.
+	if code != exitError {
+		t.Errorf("got exit code %d, want %d", code, exitError)
+	}
+}
+
+func TestBackendIsPassedThroughOnStdio(t *testing.T) {
+	backend, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = backend.Close() }()
+	const sent, answer = "Content-Length: 1\r\n\r\n{ not JSON \x00\xff", "anything\x00at all"
+	got := make(chan string, 1)
+	go func() { // ends with the relay
+		conn, err := backend.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		data := make([]byte, len(sent))
+		_, _ = io.ReadFull(conn, data)
+		_, _ = io.WriteString(conn, answer)
+		got <- string(data)
+	}()
+	code, stdout, stderr := runIn(t, strings.NewReader(sent), "dap", "--backend", "tcp:"+backend.Addr().String())
+	select {
+	case data := <-got:
+		if data != sent {
+			t.Errorf("Delve got %q, want %q", data, sent)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing reached Delve in 10 s")
+	}
+	if code != exitOK || stdout != answer {
+		t.Errorf("got exit code %d and %q (%s), want %q", code, stdout, stderr, answer)
+	}
+}
+
+func TestARefusedJSONRPCClientGetsAnAnswer(t *testing.T) {
+	client, server := net.Pipe()
+	defer func() { _ = client.Close() }()
+	done := make(chan error, 1)
+	go func() { done <- refuseJSONRPC(server, "in use by somebody") }()
+	if _, err := io.WriteString(client, `{"method":"RPCServer.GetVersion","params":[{}],"id":7}`); err != nil {
+		t.Fatal(err)
+	}
+	var reply struct {
+		ID    int
+		Error string
+	}
+	if err := json.NewDecoder(client).Decode(&reply); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if reply.ID != 7 || reply.Error != "in use by somebody" {
+		t.Errorf("got %+v", reply)
+	}
+}
+
+func TestHelpNamesKubectlWhenItIsAPlugin(t *testing.T) {
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"/usr/bin/kubectl-delve", "--help"}, nil, &out, &out); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, &out)
+	}
+	if !strings.Contains(out.String(), "kubectl delve debug deploy/web") {
+		t.Errorf("the help names the program otherwise:\n%s", &out)
+	}
+}
