@@ -28,6 +28,10 @@ type Session struct {
 	mux   *yamux.Session
 	conn  *meteredConn
 	alive sync.WaitGroup // counts keepAlive
+
+	mu      sync.Mutex           // guards all below
+	streams map[*Stream]struct{} // those not closed by this side
+	ended   bool                 // the streams' deadlines have passed
 }
 
 // Client runs the handshake as the side that connects: kubedelve. It takes over
@@ -101,7 +105,7 @@ func (h handshake) run(ctx context.Context, stream io.ReadWriteCloser) (*Session
 	cfg.ConnectionWriteTimeout = h.interval
 	// The default of 256 KiB caps an upload at 256 KiB per round trip.
 	cfg.MaxStreamWindowSize = 16 << 20
-	s := &Session{conn: &meteredConn{Conn: conn, answered: make(chan struct{})}}
+	s := &Session{conn: &meteredConn{Conn: conn, answered: make(chan struct{})}, streams: map[*Stream]struct{}{}}
 	mux, err := h.side(s.conn, cfg)
 	if err != nil {
 		_ = conn.Close()
@@ -190,6 +194,7 @@ func (s *Session) keepAlive(interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	const ping = 12 // bytes, a yamux header
+	defer s.wake()
 	for {
 		read, written := s.conn.read.Load(), s.conn.written.Load()
 		select {
@@ -221,20 +226,62 @@ func (s *Session) Open() (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{opened}, nil
+	return s.stream(opened), nil
 }
 
+func (s *Session) stream(opened *yamux.Stream) *Stream {
+	stream := &Stream{opened, s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[stream] = struct{}{}
+	if s.ended {
+		_ = stream.SetDeadline(past)
+	}
+	return stream
+}
+
+// wake ends what waits on the streams of an ended session. yamux does that too,
+// but its waiting Reads spin until their turn has come, and many of them take all
+// processors for a minute.
+func (s *Session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	for stream := range s.streams {
+		_ = stream.SetDeadline(past)
+	}
+}
+
+var past = time.Unix(0, 1)
+
 // Stream is one of a session's byte streams.
-type Stream struct{ *yamux.Stream }
+type Stream struct {
+	*yamux.Stream
+	session *Session
+}
+
+// Read reads what has arrived. It returns io.EOF at the end of what the other side
+// sent, and io.EOF or another error when the session has ended.
+func (s *Stream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	if errors.Is(err, yamux.ErrTimeout) && s.session.mux.IsClosed() {
+		err = fmt.Errorf("tunnel: %w", io.ErrUnexpectedEOF)
+	}
+	return n, err
+}
 
 // CloseWrite tells the other side that nothing more comes; what it sends can still
 // be read.
 func (s *Stream) CloseWrite() error { return s.Stream.Close() }
 
-// Close ends the stream in both directions, and Reads and Writes that wait.
+// Close ends the stream in both directions, and Reads and Writes that wait here.
+// The other side sees the end of what it reads; what it writes is lost.
 func (s *Stream) Close() error {
+	s.session.mu.Lock()
+	delete(s.session.streams, s)
+	s.session.mu.Unlock()
 	// A closed yamux stream still waits for the other side's end.
-	_ = s.Stream.SetDeadline(time.Unix(0, 1))
+	_ = s.Stream.SetDeadline(past)
 	return s.Stream.Close()
 }
 
@@ -268,7 +315,7 @@ func (s *Session) Serve(ctx context.Context, log *slog.Logger, handle func(conte
 			}
 			return
 		}
-		stream := &Stream{accepted}
+		stream := s.stream(accepted)
 		select {
 		case free <- struct{}{}:
 		default:
