@@ -40,20 +40,19 @@ func ways() []way {
 	return []way{{"pods/proxy", dialProxy}, {"pods/exec", dialExec}}
 }
 
-// preferFirst is how long only the fastest way is tried: an agent needs a moment
-// from its container's start to its port, and exec would find its socket earlier.
+// preferFirst is how long only the fastest way is tried once the container runs:
+// an agent needs a moment from its start to its port, and exec would find its
+// socket earlier.
 const preferFirst = 3 * time.Second
 
 // connectAgent opens the tunnel, and says by which way: by the fastest unless that
-// is forbidden or has not worked for a while. It tries until ctx ends.
-func connectAgent(ctx context.Context, c *Cluster, a podAddress) (client *agentapi.Client, by string, err error) {
-	began := time.Now()
-	retry := time.NewTicker(50 * time.Millisecond)
-	defer retry.Stop()
+// is forbidden, or fallback was closed. It tries until ctx ends.
+func connectAgent(ctx context.Context, c *Cluster, a podAddress, fallback <-chan struct{}) (client *agentapi.Client, by string, err error) {
+	pause := 50 * time.Millisecond
 	for {
 		var tried []error
 		for i, w := range ways() {
-			if i > 0 && time.Since(began) < preferFirst && !forbidden(tried[0]) {
+			if i > 0 && !closed(fallback) && !forbidden(tried[0]) {
 				break
 			}
 			client, err := connectBy(ctx, c, a, w)
@@ -66,11 +65,24 @@ func connectAgent(ctx context.Context, c *Cluster, a podAddress) (client *agenta
 				return nil, "", errors.Join(tried...)
 			}
 		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil, "", fmt.Errorf("connecting to the agent in pod %s: %w; last: %w", a.pod, context.Cause(ctx), errors.Join(tried...))
-		case <-retry.C:
+		case <-timer.C:
 		}
+		// Slower and slower: the workload's own init containers may take minutes.
+		pause = min(pause+pause/16, time.Second)
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,6 +85,10 @@ func owner() string {
 	}
 	return name
 }
+
+// startPatience is how long the pod may take from its address to an agent that
+// answers: the workload's own init containers run in between.
+const startPatience = 5 * time.Minute
 
 // undoTimeout bounds an undo that nobody waits for, after Ctrl-C.
 const undoTimeout = 2 * time.Minute
@@ -287,7 +292,7 @@ func portsOf(template *corev1.PodTemplateSpec, container string) []int {
 	return ports
 }
 
-// createPod makes our pod and waits until its container runs.
+// createPod makes our pod and waits until it has an address.
 func (l *launch) createPod(ctx context.Context) error {
 	p, o := l.placement, l.options
 	if p.exclusive() && p.replicas() > 0 {
@@ -317,7 +322,8 @@ func (l *launch) createPod(ctx context.Context) error {
 	}
 	l.pod = created
 	return waitPod(ctx, l.cluster, created.Name, func(pod *corev1.Pod) (bool, error) {
-		return containerRuns(pod, p.Container, o.AgentImage)
+		runs, err := containerRuns(pod, p.Container, o.AgentImage)
+		return runs || pod.Status.PodIP != "", err
 	})
 }
 
@@ -331,12 +337,41 @@ func (l *launch) waitStopped(ctx context.Context) error {
 	return nil
 }
 
-// connect reaches the agent.
+// connect reaches the agent. It begins when the pod has an address, since the
+// kubelet may tell a second later that the container runs; and it ends at once
+// if the container never will.
 func (l *launch) connect(ctx context.Context) (err error) {
 	l.options.Progress("connecting to the agent")
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("it did not answer in 30 s"))
+	ctx, cancel := context.WithTimeoutCause(ctx, startPatience, fmt.Errorf("it did not answer in %v", startPatience))
 	defer cancel()
-	if l.client, l.way, err = connectAgent(ctx, l.cluster, l.address); err != nil {
+	dialing, stop := context.WithCancelCause(ctx)
+	fallback := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() { // ends a while after the container runs, or with dialing
+		err := waitPod(dialing, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) {
+			return containerRuns(pod, l.placement.Container, l.options.AgentImage)
+		})
+		if err != nil {
+			stop(err)
+			return
+		}
+		timer := time.NewTimer(preferFirst)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			close(fallback)
+		case <-dialing.Done():
+		}
+	})
+	l.client, l.way, err = connectAgent(dialing, l.cluster, l.address, fallback)
+	hopeless := context.Cause(dialing)
+	stop(nil)
+	watch.Wait()
+	var pod *PodError
+	if errors.As(hopeless, &pod) {
+		return pod
+	}
+	if err != nil {
 		return err
 	}
 	hello, err := l.client.Hello(ctx)
