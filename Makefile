@@ -1,0 +1,100 @@
+# Every target also works without make: it is the lines below it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+.DEFAULT_GOAL := build
+
+# The release is a tag; every other build says what Go knows of it.
+RELEASE := $(shell git describe --tags --exact-match --dirty --match 'v[0-9]*' 2>/dev/null)
+LDFLAGS := -s -w $(if $(RELEASE),-X github.com/kubedelve/kubedelve/internal/version.release=$(RELEASE))
+ARCH    := $(shell go env GOARCH)
+
+# Programs are built without cgo, and so is all that only looks at the code: one
+# set of compiled packages serves them all. (A build that is the same on every
+# machine: make build GOFLAGS=-trimpath.)
+NOCGO := CGO_ENABLED=0
+LINT  := $(NOCGO) go tool -modfile=$(CURDIR)/internal/tools/go.mod golangci-lint
+
+# Modules of their own: the test cluster, what runs in it, and the linter.
+NESTED  := testdata/cluster testdata/shop
+MODULES := . $(NESTED) testdata/cluster/kube internal/tools
+
+##@ Use
+
+.PHONY: build
+build: ## kubedelve, kubectl-delve and the agents for linux/amd64 and linux/arm64, in bin/
+	@mkdir -p bin
+	$(NOCGO) go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kubedelve
+	$(NOCGO) GOOS=linux GOARCH=amd64 go build -ldflags '$(LDFLAGS)' -o bin/kubedelve-agent-linux-amd64 ./cmd/kubedelve-agent
+	$(NOCGO) GOOS=linux GOARCH=arm64 go build -ldflags '$(LDFLAGS)' -o bin/kubedelve-agent-linux-arm64 ./cmd/kubedelve-agent
+	ln -sf kubedelve-agent-linux-$(ARCH) bin/kubedelve-agent
+	ln -sf kubedelve bin/kubectl-delve
+
+.PHONY: demo
+demo: ## from F5 to a breakpoint in a pod, on a cluster made for it (Linux, root)
+	$(NOCGO) go build -o bin/kubedelve-demo ./internal/demo
+	bin/kubedelve-demo $(DEMOFLAGS)
+
+##@ Check
+
+.PHONY: test
+test: check lint unit integration ## everything: as CI does
+
+.PHONY: check
+check: ## gofmt, go mod tidy, go vet
+	@unformatted=$$(gofmt -s -l .); [[ -z $$unformatted ]] || { echo "not formatted (make fmt): $$unformatted" >&2; exit 1; }
+	for m in $(MODULES); do go -C $$m mod tidy -diff; done
+	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration ./...; done
+
+.PHONY: lint
+lint: ## golangci-lint, at the version that internal/tools/go.mod pins
+	for m in . $(NESTED); do (cd $$m && $(LINT) run --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: unit
+unit: ## unit tests, with the race detector
+	race=$$(.ci/race) && go test $$race ./... && go -C testdata/cluster test $$race ./...
+
+.PHONY: integration
+integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFIG)
+	go -C testdata/cluster test -tags integration -count=1 -timeout 20m -v . | .ci/noskip
+	go test -tags integration -count=1 -timeout 40m -v ./internal/e2e | .ci/noskip
+
+.PHONY: fmt
+fmt: ## format all Go files, imports in order
+	for m in . $(NESTED); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done
+
+.PHONY: docs
+docs: ## write the generated parts of docs/ anew
+	go test ./docs ./cmd/kubedelve -run 'TestReference' -args -update
+
+.PHONY: bench
+bench: ## benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+##@ The test cluster (Linux, root)
+
+CLUSTER ?= default
+
+.PHONY: cluster
+cluster: ## bring one up; prints its kubeconfig
+	@$(NOCGO) go run -C testdata/cluster . up --name $(CLUSTER)
+
+.PHONY: cluster-down
+cluster-down: ## take it down
+	@$(NOCGO) go run -C testdata/cluster . down --name $(CLUSTER)
+
+.PHONY: cluster-status
+cluster-status: ## list the clusters
+	@$(NOCGO) go run -C testdata/cluster . status
+
+##@ Other
+
+.PHONY: clean
+clean: ## remove what make has built here
+	rm -rf bin dist
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
