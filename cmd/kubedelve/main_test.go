@@ -127,6 +127,7 @@ func TestARefusedJSONRPCClientGetsAnAnswer(t *testing.T) {
 	if err := json.NewDecoder(client).Decode(&reply); err != nil {
 		t.Fatal(err)
 	}
+	_ = client.Close() // it is refused for as long as it asks
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
