@@ -185,6 +185,7 @@ func listenLocal(cmd *cobra.Command, address string) (net.Listener, error) {
 // hold serves debuggers until Ctrl-C or until the component has ended.
 func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
+	lost := fmt.Errorf("the connection to %s is gone; its pod may have been deleted", l.session.Place)
 	var tasks taskGroup
 	defer func() { cancel(nil); tasks.Wait() }()
 	tasks.Go(func() { // ends with ctx: requests go to the component
@@ -211,7 +212,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 	tasks.Go(func() { // ends with ctx or the component
 		exit, err := l.session.Wait(ctx)
 		if err != nil {
-			cancel(err)
+			cancel(lost) // or ctx has ended, with a cause of its own
 			return
 		}
 		console.tell(event{Event: "exited", Code: &exit.Code, Text: "the program ended: " + exit.String()})
@@ -223,7 +224,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 	select {
 	case <-ctx.Done():
 	case <-l.session.Lost():
-		cancel(fmt.Errorf("the connection to %s is gone; its pod may have been deleted", l.session.Place))
+		cancel(lost)
 	}
 	var exited *exitedError
 	switch err := context.Cause(ctx); {
