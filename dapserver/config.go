@@ -16,10 +16,9 @@ type LaunchConfig struct {
 	// refused, since it would not be what the user meant.
 	Mode string `json:"mode,omitempty"`
 
-	// Target is what to debug: a string, "deploy/web", "sts/db",
-	// "node/n1:kubelet", "local", or an object that says more, see Target.
-	// Required for a launch; for an attach the default is the only session
-	// there is.
+	// Target is what to debug: a string, "deploy/web" or "local", or an object
+	// that says more. Required for a launch; for an attach the default is the
+	// only session there is.
 	Target Target `json:"target"`
 
 	// Program is the main package of the component: its folder or a Go file in
@@ -39,8 +38,7 @@ type LaunchConfig struct {
 	Cwd string `json:"cwd,omitempty"`
 
 	// Build says how the component is compiled. It is an object, which the
-	// Launcher decodes strictly. Default: found out from the project and the
-	// binary that runs now.
+	// Launcher decodes strictly. Default: as "go build" does it.
 	Build json.RawMessage `json:"build,omitempty"`
 
 	// StopOnEntry stops the component before its first line, until "continue".
@@ -59,18 +57,18 @@ type LaunchConfig struct {
 // Target says what to debug and where to find it. In a launch configuration a
 // plain string is short for {"name": string}.
 type Target struct {
-	// Name is KIND/NAME of a workload as for kubectl ("deploy/web", "pod/x",
-	// "svc/web"), "node/NODE:SERVICE", or "local" for this machine.
+	// Name is "deploy/NAME" for a Deployment, or "local" for this machine.
 	Name string `json:"name,omitempty"`
 
 	// Namespace of the workload. Default: that of the kubeconfig's context.
 	Namespace string `json:"namespace,omitempty"`
 
 	// Container in the pod. Default: the one that the annotation
-	// kubectl.kubernetes.io/default-container names, else the first.
+	// kubectl.kubernetes.io/default-container names, else the only one.
 	Container string `json:"container,omitempty"`
 
-	// Pod picks one pod of the workload. Default: any that is ready.
+	// Pod picks one pod of the workload. A Deployment is debugged in a pod of
+	// its own, so there it has no effect.
 	Pod string `json:"pod,omitempty"`
 
 	// Context of the kubeconfig. Default: its current context.
@@ -80,8 +78,8 @@ type Target struct {
 	// ~/.kube/config.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
 
-	// AgentImage is an image with sh and cat that brings the agent into the
-	// pod where kubedelve's own cannot be pulled. Default: none.
+	// AgentImage is the image that brings kubedelve-agent into the pod.
+	// Default: $KUBEDELVE_AGENT_IMAGE, else kubedelve.dev/agent of this version.
 	AgentImage string `json:"agentImage,omitempty"`
 }
 
