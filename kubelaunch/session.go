@@ -12,8 +12,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
@@ -161,12 +163,27 @@ func scale(ctx context.Context, j *journal, deployment string, to int32) error {
 	return setReplicas(ctx, j.cluster, deployment, current, to)
 }
 
-// setReplicas changes a scale that was just read; the API server refuses if
-// somebody else changed it since.
+// setReplicas changes a scale that was just read, unless somebody else has changed
+// the replicas since.
 func setReplicas(ctx context.Context, c *Cluster, deployment string, current *autoscalingv1.Scale, to int32) error {
-	next := current.DeepCopy()
-	next.Spec.Replicas = to
-	_, err := c.Client.AppsV1().Deployments(c.Namespace).UpdateScale(ctx, deployment, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	scales, from := c.Client.AppsV1().Deployments(c.Namespace), current.Spec.Replicas
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		next := current.DeepCopy()
+		next.Spec.Replicas = to
+		_, err := scales.UpdateScale(ctx, deployment, next, metav1.UpdateOptions{FieldManager: fieldManager})
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		// The versions are the Deployment's: a new status is a conflict as well.
+		var readErr error
+		if current, readErr = scales.GetScale(ctx, deployment, metav1.GetOptions{}); readErr != nil {
+			return readErr
+		}
+		if current.Spec.Replicas != from {
+			return fmt.Errorf("somebody has scaled it from %d to %d just now", from, current.Spec.Replicas)
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("scaling deployment %s to %d: %w", deployment, to, err)
 	}
