@@ -163,6 +163,7 @@ func kill(t *testing.T, p *testcluster.Process) {
 // Finer than by stages: a session is killed after each of its changes to the
 // cluster, when the API server has made it and kubedelve does not know yet.
 func TestIntegrationKillAfterEachWrite(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*appsv1.Deployment){
 		"one replica":    func(*appsv1.Deployment) {},
 		"three replicas": func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) },

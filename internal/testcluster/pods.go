@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // DeletePod deletes a pod, with no time to end in order, and waits until it is gone.
@@ -36,6 +37,51 @@ func (n *Namespace) AwaitLog(ctx context.Context, pod, container, text string, t
 		log, err := n.Client.CoreV1().Pods(n.Name).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
 		return strings.Count(string(log), text) >= times, string(log), err
 	})
+}
+
+// AwaitEndpoint waits until a Service sends requests to the address, or with ready
+// false no more does.
+func (n *Namespace) AwaitEndpoint(ctx context.Context, service, address string, ready bool) error {
+	return until(ctx, fmt.Sprintf("the endpoint %s of service %s to be ready: %v", address, service, ready), func() (bool, string, error) {
+		endpoints, err := n.Endpoints(ctx, service)
+		return err == nil && endpoints[address] == ready, fmt.Sprint(endpoints), err
+	})
+}
+
+// GetPod sends a request to a port of a pod, through the API server.
+func (n *Namespace) GetPod(ctx context.Context, pod string, port int, path string) (string, error) {
+	out, err := n.Client.CoreV1().RESTClient().Get().Namespace(n.Name).Resource("pods").
+		Name(fmt.Sprintf("%s:%d", pod, port)).SubResource("proxy").Suffix(path).DoRaw(ctx)
+	if err != nil {
+		return "", fmt.Errorf("GET %s:%d/%s: %w: %s", pod, port, path, err, out)
+	}
+	return string(out), nil
+}
+
+// WatchPods calls look with the pods of an app, by name, after each change, until
+// ctx ends.
+func (n *Namespace) WatchPods(ctx context.Context, app string, look func(map[string]*corev1.Pod)) error {
+	pods := map[string]*corev1.Pod{}
+	w, err := n.Client.CoreV1().Pods(n.Name).Watch(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		return fmt.Errorf("watching the pods of %s: %w", app, err)
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case event, ok := <-w.ResultChan():
+			pod, isPod := event.Object.(*corev1.Pod)
+			if !ok || !isPod {
+				return fmt.Errorf("watching the pods of %s: it broke off: %v", app, event)
+			}
+			if pods[pod.Name] = pod; event.Type == watch.Deleted {
+				delete(pods, pod.Name)
+			}
+			look(pods)
+		}
+	}
 }
 
 // AwaitNoLeftovers waits until nothing of kubedelve's is there.
