@@ -36,10 +36,7 @@ const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
 `
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -110,7 +107,37 @@ func serve(ctx context.Context, config, dir string, original []string, log *slog
 	if err != nil {
 		return 1, err
 	}
+	ctx, stop := signals(ctx, a.Signal)
+	defer stop()
 	return a.Run(ctx)
+}
+
+// signals ends the context with an [agent.StopError] on the signals that stop a
+// container, and gives the others that programs use to pass.
+func signals(ctx context.Context, pass func(syscall.Signal)) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	came := make(chan os.Signal, 8)
+	// SIGPIPE comes if whoever reads our log is gone: the component goes on. It
+	// must not be ignored, since the component would inherit that.
+	signal.Notify(came, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
+	done := make(chan struct{})
+	go func() { // ends with stop
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-came:
+				switch sig, _ := s.(syscall.Signal); sig {
+				case syscall.SIGPIPE:
+				case syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2:
+					pass(sig)
+				default:
+					cancel(&agent.StopError{Signal: sig})
+				}
+			}
+		}
+	}()
+	return ctx, func() { signal.Stop(came); close(done); cancel(nil) }
 }
 
 func ready(dir, list string) error {
@@ -128,6 +155,8 @@ func ready(dir, list string) error {
 // connect is the far end of the tunnel through exec: what arrives on stdin goes
 // to the agent's socket, and back.
 func connect(ctx context.Context, dir string, stdin io.Reader, stdout io.Writer) error {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
 	conn, err := net.Dial("unix", filepath.Join(dir, agent.SocketPath))
 	if err != nil {
 		return err

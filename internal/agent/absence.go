@@ -24,8 +24,8 @@ func (a *Agent) note() {
 	}
 	// Before the first debugger has come it is the client that decides when the
 	// component begins, so a client's presence is enough.
-	keep(&a.absence.unattended, a.component != nil && a.holder == "" && !a.settled && (a.debugged || a.sessions == 0))
-	keep(&a.absence.alone, a.sessions == 0 && !a.loading)
+	keep(&a.absence.unattended, a.component != nil && a.debugger == nil && !a.settled && (a.debugged || a.sessions == 0))
+	keep(&a.absence.alone, a.sessions == 0 && a.abort == nil)
 }
 
 // watchAbsence is the dead-man's switch: it takes the debugger off a component
@@ -47,10 +47,10 @@ func (a *Agent) watchAbsence(ctx context.Context) bool {
 			expired = true
 		case <-settle:
 			a.log.Info("nobody debugs the component: it goes on without breakpoints")
-			if err := c.settle(); err != nil {
+			if err := a.settle(c, false); err != nil {
 				a.log.Warn("taking the debugger off", "error", err)
+				a.update(func() { a.absence.unattended = time.Now() }) // once more after the next grace
 			}
-			a.update(func() { a.settled = true })
 		}
 		stopSettle()
 		stopExpire()

@@ -11,10 +11,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 	"github.com/kubedelve/kubedelve/internal/entrypoint"
@@ -31,21 +34,30 @@ type Agent struct {
 	log      *slog.Logger
 	version  string
 	self     string // the agent's own executable
-	out      output
-	started  time.Time
+	children children
+	began    time.Time
 
-	starting sync.Mutex // serialises start and end
+	starting  sync.Mutex // serialises start and end
+	attaching sync.Mutex // serialises who becomes Delve's one client: connect and settle; after starting
 
 	mu        sync.Mutex // guards all below
 	component *component
-	loading   bool
-	holder    string   // the client that is connected to Delve
-	debug     net.Conn // its stream
-	sessions  int      // authenticated clients
-	debugged  bool     // a debugger was connected since the last start
-	settled   bool     // the debugger was taken off since it was last connected
+	out       *output            // of the component, or of the next one if there is none yet
+	outUsed   bool               // out belongs to a component
+	abort     context.CancelFunc // ends the start that is under way; nil: none is
+	debugger  *debugging         // who is connected to Delve
+	sessions  int                // authenticated clients
+	debugged  bool               // a debugger was connected since the last start
+	settled   bool               // the debugger was taken off since it was last connected
 	absence   absence
 	changed   chan struct{} // closed and made anew at every change
+}
+
+// debugging is a client's connection to Delve.
+type debugging struct {
+	client string
+	conn   net.Conn
+	ended  chan struct{} // closed when Delve's side is closed
 }
 
 // New returns an agent for the folder dir, which it makes if need be. The original
@@ -55,7 +67,18 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("finding the agent's own executable: %w", err)
 	}
-	a := &Agent{cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, started: time.Now(), changed: make(chan struct{})}
+	if dir == "" {
+		return nil, errors.New("agent folder: none is given")
+	}
+	// Delve runs in the component's working directory.
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("agent folder: %w", err)
+	}
+	a := &Agent{
+		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(),
+		out: &output{run: 1}, changed: make(chan struct{}),
+	}
 	a.update(func() {}) // the agent begins alone
 	return a, a.dir.prepare()
 }
@@ -72,17 +95,36 @@ func ReadConfig(path string) (cfg agentapi.Config, err error) {
 	return cfg, nil
 }
 
+// StopError is the cause of a context given to [Agent.Run] that a signal ended. The
+// component gets the same one: an image may ask for another than SIGTERM.
+type StopError struct{ Signal syscall.Signal }
+
+func (e *StopError) Error() string { return "stopped by signal " + e.Signal.String() }
+
+// Signal passes a signal on that was meant for the component.
+func (a *Agent) Signal(sig syscall.Signal) {
+	if c := a.current(); c != nil {
+		if err := c.signal(sig); err != nil {
+			a.log.Debug("passing a signal on", "signal", sig, "error", err)
+		}
+	}
+}
+
 // Run serves until ctx ends (the container is being stopped), then ends the
 // component and returns its exit code. It does not return if the session expires
 // and there is an original program: the process becomes that program.
+//
+// It makes the process the parent of orphans, and ends those with the component.
 func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	if exists(a.dir.expired()) {
 		return 0, a.becomeOriginal()
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if os.Getpid() == 1 {
-		go reap(ctx, a.isDelve) // ends with ctx
+	if err := a.dir.clean(); err != nil {
+		return 1, err
+	}
+	ownRuntime()
+	if err := adopt(true); err != nil {
+		a.log.Warn("processes that the component leaves behind will not be ended", "error", err)
 	}
 	local, err := listenUnix(a.dir.agentSocket())
 	if err != nil {
@@ -97,7 +139,35 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 		}
 		listeners = append(listeners, l)
 	}
+	reaping, stopReaping := context.WithCancel(context.WithoutCancel(ctx))
+	var reaper sync.WaitGroup
+	reaper.Go(func() { a.children.reap(reaping) }) // ends with reaping, after the component
+	defer func() { stopReaping(); reaper.Wait() }()
+
+	expired, err := a.serve(ctx, listeners)
+	if err != nil {
+		code = 1
+	}
+	stop := &StopError{syscall.SIGTERM}
+	_ = errors.As(context.Cause(ctx), &stop)
+	if exit, ok := a.end(stop.Signal); ok && code == 0 {
+		code = exit.Status()
+	}
+	if !expired {
+		return code, err
+	}
+	if err := mark(a.dir.expired()); err != nil {
+		a.log.Error("after a restart the container will wait for a client again", "error", err)
+	}
+	return 0, errors.Join(err, a.becomeOriginal())
+}
+
+// serve serves clients until ctx ends, a listener fails, or nobody has been there
+// for the session's time to live. It returns when no client is left.
+func (a *Agent) serve(ctx context.Context, listeners []net.Listener) (expired bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
 	var serving sync.WaitGroup
+	defer func() { cancel(); serving.Wait() }()
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		serving.Go(func() { // ends with ctx
@@ -107,31 +177,20 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 		})
 	}
 	a.log.Info("agent ready", "session", a.cfg.Session, "listen", a.cfg.Listen, "delve", DelveVersion())
-
-	expired := make(chan struct{})
+	alone := make(chan struct{})
 	serving.Go(func() { // ends with ctx, or when the session expires
 		if a.watchAbsence(ctx) {
-			close(expired)
+			close(alone)
 		}
 	})
 	select {
 	case <-ctx.Done():
-	case err = <-failed:
-		code = 1
-	case <-expired:
+		return false, nil
+	case err := <-failed:
+		return false, err
+	case <-alone:
 		a.log.Warn("nobody was connected for the session's time to live: back to the original program", "ttl", time.Duration(a.cfg.TTL))
-		err = mark(a.dir.expired())
-	}
-	cancel()
-	serving.Wait()
-	if exit, ok := a.end(); ok && code == 0 {
-		code = max(exit.Code, 0)
-	}
-	select {
-	case <-expired:
-		return 0, errors.Join(err, a.becomeOriginal())
-	default:
-		return code, err
+		return true, nil
 	}
 }
 
@@ -145,6 +204,7 @@ func (a *Agent) becomeOriginal() error {
 	if err != nil {
 		return fmt.Errorf("the original program: %w", err)
 	}
+	_ = adopt(false)                                                     // execve keeps it
 	if err := syscall.Exec(path, a.original, os.Environ()); err != nil { //nolint:gosec // the container's own command
 		return fmt.Errorf("the original program %s: %w", path, err)
 	}
@@ -167,13 +227,18 @@ func (a *Agent) serveSession(ctx context.Context, s *tunnel.Session) {
 	s.Serve(ctx, a.log, a.serveStream)
 }
 
+// requestPatience is how long a request may take to arrive.
+const requestPatience = 30 * time.Second
+
 func (a *Agent) serveStream(ctx context.Context, conn *tunnel.Stream) {
 	r := bufio.NewReaderSize(conn, 64<<10)
 	var req agentapi.Request
+	_ = conn.SetReadDeadline(time.Now().Add(requestPatience))
 	if err := agentapi.ReadMessage(r, &req); err != nil {
 		a.log.Debug("request", "error", err)
 		return
 	}
+	_ = conn.SetReadDeadline(time.Time{})
 	a.log.Debug("request", "op", req.Op, "client", req.Client)
 	reply, after, err := a.handle(ctx, req, r, conn)
 	if err != nil {
@@ -206,14 +271,17 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 	case req.Op == agentapi.OpPut && req.Put != nil:
 		return a.put(*req.Put, r, conn)
 	case req.Op == agentapi.OpStart && req.Start != nil:
+		ctx, stop := whileThere(ctx, r, conn)
+		defer stop()
 		pid, err := a.start(ctx, *req.Start)
 		return &agentapi.Reply{PID: pid}, nil, err
 	case req.Op == agentapi.OpDebug:
 		return a.connect(req.Client, r, conn)
 	case req.Op == agentapi.OpOutput:
-		return &agentapi.Reply{}, func() { a.out.serve(conn) }, nil
+		out := a.output()
+		return &agentapi.Reply{Run: out.run}, func() { out.serve(conn) }, nil
 	case req.Op == agentapi.OpEnd:
-		a.end()
+		a.end(syscall.SIGTERM)
 		return &agentapi.Reply{}, nil, nil
 	}
 	c := a.current()
@@ -221,20 +289,37 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 	case c == nil && (req.Op == agentapi.OpResume || req.Op == agentapi.OpSettle || req.Op == agentapi.OpWait):
 		return nil, nil, errIdle
 	case req.Op == agentapi.OpSettle:
-		return &agentapi.Reply{}, nil, c.settle()
+		return &agentapi.Reply{}, nil, a.settle(c, true)
 	case req.Op == agentapi.OpResume:
 		return &agentapi.Reply{}, nil, c.resume()
 	case req.Op == agentapi.OpWait:
 		return &agentapi.Reply{}, func() {
+			ctx, stop := whileThere(ctx, r, conn)
+			defer stop()
 			select {
 			case <-c.exited:
-				c.drain()
-				_ = agentapi.WriteMessage(conn, agentapi.Reply{Exit: &c.exit})
+				_ = agentapi.WriteMessage(conn, agentapi.Reply{Exit: &c.exit, Run: c.out.run})
 			case <-ctx.Done():
 			}
 		}, nil
 	}
 	return nil, nil, fmt.Errorf("unknown operation %q", req.Op)
+}
+
+// whileThere returns a context that ends when the client closes its stream, which
+// takes the request back. The returned function must be called.
+func whileThere(ctx context.Context, r io.Reader, conn net.Conn) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var reading sync.WaitGroup
+	reading.Go(func() { // ends with the stream, or when the function is called
+		_, _ = io.Copy(io.Discard, r)
+		cancel(errors.New("the client took the request back"))
+	})
+	return ctx, func() {
+		cancel(nil)
+		_ = conn.SetReadDeadline(time.Unix(0, 1))
+		reading.Wait()
+	}
 }
 
 func (a *Agent) current() *component {
@@ -243,11 +328,10 @@ func (a *Agent) current() *component {
 	return a.component
 }
 
-// isDelve tells whether a process is a Delve that this agent started.
-func (a *Agent) isDelve(pid int) bool {
+func (a *Agent) output() *output {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.loading || a.component != nil && a.component.delve.Process.Pid == pid
+	return a.out
 }
 
 func (a *Agent) hello() *agentapi.Hello {
@@ -256,10 +340,13 @@ func (a *Agent) hello() *agentapi.Hello {
 	h := &agentapi.Hello{
 		Version: agentapi.Version, Agent: a.version, Delve: DelveVersion(),
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Session: a.cfg.Session, UID: os.Getuid(),
-		State: agentapi.StateIdle, Client: a.holder, Started: a.started,
+		State: agentapi.StateIdle, Started: a.began,
+	}
+	if a.debugger != nil {
+		h.Client = a.debugger.client
 	}
 	switch {
-	case a.loading:
+	case a.abort != nil:
 		h.State = agentapi.StateLoading
 	case a.component != nil && a.component.hasExited():
 		h.State = agentapi.StateExited
@@ -274,8 +361,17 @@ func (a *Agent) put(file agentapi.File, r io.Reader, conn net.Conn) (*agentapi.R
 	if err != nil {
 		return nil, nil, err
 	}
+	a.dir.touch(file)
 	if exists(path) {
 		return &agentapi.Reply{Have: true}, nil, nil
+	}
+	running := ""
+	if c := a.current(); c != nil {
+		running = c.sha256
+	}
+	a.dir.prune(running)
+	if err := a.dir.room(file); err != nil {
+		return nil, nil, err
 	}
 	return &agentapi.Reply{}, func() {
 		var reply agentapi.Reply
@@ -302,63 +398,148 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (pid int, err error
 		}
 		s.Args = program[1:]
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.abortStart() // the later one counts
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	a.endLocked()
-	a.update(func() { a.loading, a.debugged, a.settled = true, false, false })
-	c, err := startComponent(ctx, a.log, a.self, a.dir.delveSocket(), append([]string{path}, s.Args...), s.Env, s.Dir, &a.out)
-	a.update(func() { a.loading, a.component = false, c })
+	a.endLocked(syscall.SIGTERM)
+	if err := a.dir.clear(a.dir.started()); err != nil {
+		return 0, err
+	}
+	var out *output
+	a.update(func() {
+		a.abort = func() { cancel(errors.New("another request came before it was loaded")) }
+		a.debugged, a.settled = false, false
+		if a.outUsed {
+			a.out, a.outUsed = &output{run: a.out.run + 1}, false
+		}
+		out = a.out
+	})
+	starter := starter{a.log, a.self, a.dir.delveSocket(), &a.children}
+	c, err := starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir, out)
+	if err == nil {
+		c.sha256 = s.File.SHA256
+	}
+	a.update(func() {
+		a.abort, a.component = nil, c
+		a.outUsed = a.outUsed || c != nil
+	})
+	if errors.Is(err, unix.EACCES) || err != nil && a.dir.noExec() {
+		err = fmt.Errorf("%w (is the folder %s mounted noexec?)", err, a.dir)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("delve could not start %s: %w", s.File.Name, err)
 	}
-	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid)
-	return c.pid, nil
+	if err := mark(a.dir.started()); err != nil {
+		a.log.Warn("readiness will not be told", "error", err)
+	}
+	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid())
+	return c.pid(), nil
+}
+
+// abortStart ends a start that is under way: loading takes as long as Delve likes.
+func (a *Agent) abortStart() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.abort != nil {
+		a.abort()
+	}
 }
 
 // end ends the component that runs and tells how it ended.
-func (a *Agent) end() (agentapi.Exit, bool) {
+func (a *Agent) end(sig syscall.Signal) (agentapi.Exit, bool) {
+	a.abortStart()
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	return a.endLocked()
+	return a.endLocked(sig)
 }
 
-func (a *Agent) endLocked() (agentapi.Exit, bool) {
+func (a *Agent) endLocked(sig syscall.Signal) (agentapi.Exit, bool) {
+	a.attaching.Lock() // nobody connects to what ends
+	defer a.attaching.Unlock()
 	var c *component
-	a.update(func() {
-		c, a.component = a.component, nil
-		if a.debug != nil {
-			_ = a.debug.Close()
-		}
-	})
+	a.update(func() { c, a.component = a.component, nil })
 	if c == nil {
 		return agentapi.Exit{}, false
 	}
-	c.terminate(time.Duration(a.cfg.Stop))
+	a.disconnect()
+	c.terminate(sig, time.Duration(a.cfg.Stop))
+	if !c.hasExited() {
+		return agentapi.Exit{Code: -1, Reason: "its output could not be passed on"}, true
+	}
 	return c.exit, true
+}
+
+// disconnect closes the debugger's connection and waits until Delve's side of it is
+// closed; the caller holds attaching.
+func (a *Agent) disconnect() {
+	a.mu.Lock()
+	d := a.debugger
+	a.mu.Unlock()
+	if d == nil {
+		return
+	}
+	_ = d.conn.Close()
+	timer := time.NewTimer(delvePatience)
+	defer timer.Stop()
+	select {
+	case <-d.ended:
+	case <-timer.C:
+	}
+}
+
+// settle takes the debugger off the component, if that is still the one. If it is
+// not by force, a debugger that has come in the meantime stays.
+func (a *Agent) settle(c *component, force bool) error {
+	a.attaching.Lock()
+	defer a.attaching.Unlock()
+	if force {
+		a.disconnect()
+	}
+	a.mu.Lock()
+	still := a.component == c && a.debugger == nil
+	a.mu.Unlock()
+	if !still {
+		return nil
+	}
+	err := c.settle(delvePatience)
+	a.update(func() {
+		if a.component == c {
+			a.settled = err == nil
+		}
+	})
+	return err
 }
 
 // connect gives a client Delve's own connection. Delve serves one at a time: a
 // second one would wait for an answer for ever.
 func (a *Agent) connect(client string, r io.Reader, conn net.Conn) (*agentapi.Reply, func(), error) {
+	a.attaching.Lock()
+	defer a.attaching.Unlock()
+	if client == "" {
+		client = "another client"
+	}
+	d := &debugging{client: client, conn: conn, ended: make(chan struct{})}
 	var c *component
-	var holder string
+	var holder *debugging
 	a.update(func() {
-		c, holder = a.component, a.holder
-		if c != nil && holder == "" {
-			a.holder, a.debug, a.debugged, a.settled = client, conn, true, false
-			if client == "" {
-				a.holder = "another client"
-			}
+		c, holder = a.component, a.debugger
+		if c != nil && holder == nil {
+			a.debugger, a.debugged, a.settled = d, true, false
 		}
 	})
 	switch {
 	case c == nil:
 		return nil, nil, errIdle
-	case holder != "":
-		return nil, nil, &codedError{agentapi.CodeInUse, "the debugger is in use by " + holder}
+	case holder != nil:
+		return nil, nil, &codedError{agentapi.CodeInUse, "the debugger is in use by " + holder.client}
 	}
-	release := func() { a.update(func() { a.holder, a.debug = "", nil }) }
-	delve, err := net.Dial("unix", c.socket)
+	release := func() {
+		close(d.ended)
+		a.update(func() { a.debugger = nil })
+	}
+	delve, err := net.DialTimeout("unix", c.socket, delvePatience)
 	if err != nil {
 		release()
 		return nil, nil, fmt.Errorf("connecting to delve: %w", err)
@@ -376,8 +557,10 @@ func splice(conn net.Conn, buffered io.Reader, delve net.Conn) {
 	both.Go(func() { // client to Delve
 		_, _ = io.Copy(delve, buffered)
 		_ = delve.Close()
+		_ = conn.Close() // the other direction may wait for a client that is gone
 	})
 	_, _ = io.Copy(conn, delve)
 	_ = conn.Close()
+	_ = delve.Close()
 	both.Wait()
 }

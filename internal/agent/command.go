@@ -19,6 +19,9 @@ func ReportCommand(pid int, message string) error {
 	if err != nil {
 		return fmt.Errorf("reading the command line: %w", err)
 	}
+	if len(raw) == 0 {
+		return fmt.Errorf("process %d has no command line", pid)
+	}
 	var words []string
 	for _, word := range bytes.Split(bytes.TrimSuffix(raw, []byte{0}), []byte{0}) {
 		words = append(words, string(word))

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,97 +15,161 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-delve/delve/service/api"
 	"github.com/go-delve/delve/service/rpc2"
-	"golang.org/x/sys/unix"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
 
-// component is one run of the component under a Delve of its own. Its exported
-// state is read through methods, from any goroutine.
+// delvePatience bounds what is asked of Delve, which answers in milliseconds.
+const delvePatience = 10 * time.Second
+
+// component is one run of the component under a Delve of its own. Its methods may
+// be called from any goroutine.
 type component struct {
-	log    *slog.Logger
-	socket string
-	pid    int
-	delve  *exec.Cmd
-	life   *os.File // the agent's end of Delve's lifeline
+	log      *slog.Logger
+	socket   string
+	children *children
+	out      *output
+	delve    *exec.Cmd
+	life     *os.File // the agent's end of Delve's lifeline
+	sha256   string   // of the binary
 
 	delveDone chan struct{} // closed when the Delve process was reaped
-	exited    chan struct{} // closed when exit is set
+	exited    chan struct{} // closed when exit is set and the output was spread
 	exit      agentapi.Exit
-	pumps     sync.WaitGroup // one goroutine per output pipe
+
+	mu      sync.Mutex // guards process
+	process *process   // nil until Delve has loaded it; a client can make Delve restart it
 }
 
-// startComponent runs argv under Delve and returns when Delve has loaded it. It
-// blocks for as long as Delve reads debug information: seconds for a large binary.
-func startComponent(ctx context.Context, log *slog.Logger, self, socket string, argv, env []string, dir string, out *output) (*component, error) {
-	statusR, statusW, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("starting delve: %w", err)
-	}
-	defer func() { _ = statusR.Close() }()
-	lifeR, lifeW, err := os.Pipe()
-	if err != nil {
-		_ = statusW.Close()
-		return nil, fmt.Errorf("starting delve: %w", err)
-	}
-	c := &component{log: log, socket: socket, life: lifeW, delveDone: make(chan struct{}), exited: make(chan struct{})}
-	c.delve = exec.Command(self, append([]string{"delve", "--socket", socket, "--"}, argv...)...) //nolint:gosec // our own executable
+// starter is what all runs have in common.
+type starter struct {
+	log      *slog.Logger
+	self     string // the agent's own executable
+	socket   string // where Delve listens
+	children *children
+}
+
+// start runs argv under Delve and returns when Delve has loaded it. It blocks for
+// as long as Delve reads debug information: seconds for a large binary.
+func (s starter) start(ctx context.Context, argv, env []string, dir string, out *output) (*component, error) {
+	c := &component{log: s.log, socket: s.socket, children: s.children, out: out, delveDone: make(chan struct{}), exited: make(chan struct{})}
+	c.delve = exec.Command(s.self, append([]string{"delve", "--socket", s.socket, "--"}, argv...)...) //nolint:gosec // our own executable
 	c.delve.Env = environment(os.Environ(), env)
 	c.delve.Dir = dir
-	c.delve.ExtraFiles = []*os.File{statusW, lifeR} // statusFD, lifelineFD
 	// A Ctrl-C in the terminal of a local session is for kubedelve.
 	c.delve.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	pipes, err := c.outputPipes()
-	if err == nil {
-		err = c.delve.Start()
-	}
-	_ = statusW.Close()
-	_ = lifeR.Close()
-	for _, p := range pipes {
-		_ = p.write.Close()
-	}
+	status, err := c.fork()
 	if err != nil {
-		_ = lifeW.Close()
-		for _, p := range pipes {
-			_ = p.read.Close()
-		}
 		return nil, fmt.Errorf("starting delve: %w", err)
 	}
-	for i, p := range pipes {
-		log := []*os.File{os.Stdout, os.Stderr}[i]
-		c.pumps.Go(func() { // ends with the last process that holds the pipe
-			out.pump(byte(i+1), p.read, log)
-			_ = p.read.Close()
-		})
+	stop := context.AfterFunc(ctx, c.kill)
+	err = c.load(status)
+	_ = status.Close()
+	if !stop() {
+		err = context.Cause(ctx)
 	}
-	go func() { // ends with the Delve process
-		_ = c.delve.Wait()
-		close(c.delveDone)
-	}()
-
-	stop := context.AfterFunc(ctx, func() { _ = c.delve.Process.Kill() })
-	defer stop()
-	status, err := io.ReadAll(bufio.NewReader(statusR)) // to its end: Delve may say more than a line
-	if text := strings.TrimSpace(string(status)); err != nil || text != "ok" {
-		c.kill()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if text == "" {
-			text = "delve ended without a word (was it killed for lack of memory?)"
-		}
-		return nil, errors.New(text)
-	}
-	client, err := c.dial()
 	if err != nil {
 		c.kill()
 		return nil, err
 	}
-	c.pid = client.ProcessPid()
-	_ = client.Disconnect(false)
-	go c.watch() // ends with the component or with Delve
 	return c, nil
+}
+
+// fork starts the Delve process and what serves it: a pipe for each of stdout and
+// stderr, the status pipe that it returns, and the lifeline.
+func (c *component) fork() (status *os.File, err error) {
+	var ours, theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			_ = f.Close()
+		}
+		if err != nil {
+			for _, f := range ours {
+				_ = f.Close()
+			}
+		}
+	}()
+	for range 4 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		ours, theirs = append(ours, r), append(theirs, w)
+	}
+	ours[3], theirs[3] = theirs[3], ours[3] // the lifeline leads to Delve
+	c.delve.Stdout, c.delve.Stderr = os.Stderr, os.Stderr
+	c.delve.ExtraFiles = []*os.File{theirs[2], theirs[3], theirs[0], theirs[1]} // statusFD, lifelineFD, stdoutFD, stderrFD
+	var pumps []*pump
+	for i, log := range []io.Writer{os.Stdout, os.Stderr} {
+		p, err := newPump(i+1, ours[i], log)
+		if err != nil {
+			return nil, err
+		}
+		pumps = append(pumps, p)
+	}
+	if err := c.children.start(c.delve); err != nil {
+		return nil, err
+	}
+	c.life = ours[3]
+	c.out.pumps = pumps
+	for _, p := range pumps {
+		go p.copyTo(c.out) // ends with the last process that holds the pipe
+	}
+	go func() { // ends with the Delve process
+		c.children.wait(c.delve)
+		close(c.delveDone)
+	}()
+	return ours[2], nil
+}
+
+// load waits until Delve has loaded the component.
+func (c *component) load(status io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(status, 64<<10)) // to its end: Delve may say more than a line
+	switch said := strings.TrimSpace(string(text)); {
+	case err != nil:
+		return fmt.Errorf("waiting for delve: %w", err)
+	case said == "":
+		return errors.New("delve ended without a word (was it killed for lack of memory?)")
+	case said != "ok":
+		return errors.New(said)
+	}
+	client, err := c.dial(delvePatience)
+	if err != nil {
+		return err
+	}
+	pid := client.ProcessPid()
+	_ = client.Disconnect(false)
+	if pid <= 0 {
+		return errors.New("delve does not tell the component's PID")
+	}
+	p := openProcess(pid)
+	c.setProcess(p)
+	go c.watch(p) // ends with the component or with Delve
+	return nil
+}
+
+func (c *component) setProcess(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.process = p
+}
+
+// signal sends a signal to the component, if it has been loaded.
+func (c *component) signal(sig syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.process == nil || c.hasExited() {
+		return os.ErrProcessDone
+	}
+	return c.process.signal(sig)
+}
+
+func (c *component) pid() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.process.pid
 }
 
 // environment adds changes to a process's environment: NAME=VALUE sets, and NAME
@@ -123,101 +186,107 @@ func environment(base, changes []string) []string {
 	return env
 }
 
-type pipe struct{ read, write *os.File }
-
-// outputPipes gives Delve, and through it the component, a pipe each for stdout
-// and stderr. They are not left to os/exec, whose Wait would wait for their ends.
-func (c *component) outputPipes() ([]pipe, error) {
-	var pipes []pipe
-	for range 2 {
-		r, w, err := os.Pipe()
-		if err != nil {
-			return pipes, err
-		}
-		pipes = append(pipes, pipe{r, w})
-	}
-	c.delve.Stdout, c.delve.Stderr = pipes[0].write, pipes[1].write
-	return pipes, nil
-}
-
-// dial connects to Delve's JSON-RPC.
-func (c *component) dial() (*rpc2.RPCClient, error) {
-	conn, err := net.Dial("unix", c.socket)
+// dial connects to Delve's JSON-RPC for as long as patience; 0 is for ever.
+func (c *component) dial(patience time.Duration) (*rpc2.RPCClient, error) {
+	conn, err := net.DialTimeout("unix", c.socket, delvePatience)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to delve: %w", err)
+	}
+	if patience > 0 {
+		_ = conn.SetDeadline(time.Now().Add(patience))
 	}
 	return rpc2.NewClientFromConn(conn), nil
 }
 
-// watch waits for the component's end and asks Delve how it ended.
-func (c *component) watch() {
-	defer close(c.exited)
-	if err := waitPID(c.pid, c.delveDone); err != nil {
-		c.log.Warn("can't watch the component", "pid", c.pid, "error", err)
-		<-c.delveDone
+// watch waits for the component's end and asks Delve how it ended. If a client made
+// Delve restart it, the next process is the component.
+func (c *component) watch(p *process) {
+	for {
+		p.wait(c.delveDone)
+		next := c.next(p)
+		if next == nil {
+			break
+		}
+		p.close()
+		p = next
 	}
+	c.out.drain()
+	close(c.exited)
+	c.out.end()
+	c.mu.Lock()
+	p.close() // signal does not use it after exited
+	c.mu.Unlock()
+}
+
+// next returns the process that came in the place of one that has ended, or nil
+// after it has set exit.
+func (c *component) next(p *process) *process {
 	c.exit = agentapi.Exit{Code: -1, Reason: "ended together with delve"}
+	// Its end also ends the calls below.
 	select {
 	case <-c.delveDone:
-		return
+		// Without its tracer the component would run on, into breakpoints that
+		// nobody handles.
+		_ = p.signal(syscall.SIGKILL)
+		c.children.endOrphans()
+		return nil
 	default:
 	}
-	client, err := c.dial()
+	client, err := c.dial(0)
 	if err != nil {
-		return
+		return nil
 	}
 	defer func() { _ = client.Disconnect(false) }()
-	// State refuses to answer for a process that has exited, but continuing one
-	// does nothing and tells its status.
-	for state := range client.Continue() {
-		if !state.Exited {
-			continue
+	for {
+		state, err := client.GetStateNonBlocking()
+		if err == nil && state.Running {
+			// Delve is about to notice, or runs the next process already.
+			if pid := tracedBy(c.delve.Process.Pid); pid > 0 && pid != p.pid {
+				return c.replace(pid)
+			}
+			state, err = client.GetState()
 		}
-		c.exit = agentapi.Exit{Code: state.ExitStatus}
-		if state.ExitStatus < 0 { // Delve's way to tell a signal
-			sig := syscall.Signal(-state.ExitStatus)
-			c.exit = agentapi.Exit{Code: -1, Reason: fmt.Sprintf("ended by signal %d (%s)", int(sig), sig)}
+		if err == nil && !state.Exited && state.Pid != p.pid {
+			return c.replace(state.Pid)
 		}
-		return
+		// State refuses to answer for a process that has exited, but continuing one
+		// does nothing and tells its status.
+		var out rpc2.CommandOut
+		if err := client.CallAPI("Command", &api.DebuggerCommand{Name: api.Continue}, &out); err != nil {
+			c.exit.Reason = "delve can't tell how it ended: " + err.Error()
+			return nil
+		}
+		if out.State.Exited {
+			c.exit = exitOf(out.State.ExitStatus)
+			return nil
+		}
 	}
 }
 
-// waitPID returns when the process has ended, or done is closed.
-func waitPID(pid int, done <-chan struct{}) error {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	// A non-blocking descriptor goes to the runtime's poller, which wakes the
-	// read below when the process ends; Close wakes it as well.
-	f := os.NewFile(uintptr(fd), "pidfd")
-	defer func() { _ = f.Close() }()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	finished := make(chan struct{})
-	defer close(finished)
-	go func() { // ends with this function
-		select {
-		case <-done:
-			_ = f.Close()
-		case <-finished:
+func (c *component) replace(pid int) *process {
+	c.log.Info("component restarted by the debugger", "pid", pid)
+	next := openProcess(pid)
+	c.setProcess(next)
+	return next
+}
+
+// tracedBy returns the PID of Delve's child, if it lives.
+func tracedBy(delve int) int {
+	for _, child := range childrenOf(delve) {
+		if !child.zombie() {
+			return child.pid
 		}
-	}()
-	first := true
-	err = raw.Read(func(uintptr) bool {
-		ready := !first
-		first = false
-		return ready
-	})
-	if errors.Is(err, os.ErrClosed) {
-		return nil
 	}
-	return err
+	return 0
+}
+
+// exitOf reads Delve's exit status: a signal's number is negative.
+func exitOf(status int) agentapi.Exit {
+	if status >= 0 {
+		return agentapi.Exit{Code: status}
+	}
+	sig := syscall.Signal(-status)
+	return agentapi.Exit{Code: -1, Signal: int(sig), Reason: fmt.Sprintf("ended by signal %d (%s)", int(sig), sig)}
 }
 
 // hasExited tells without waiting.
@@ -231,22 +300,44 @@ func (c *component) hasExited() bool {
 }
 
 // settle takes the debugger off a component that nobody debugs: no breakpoints,
-// no step in flight, running.
-func (c *component) settle() error {
+// no step in flight, running. No debugger may be connected.
+func (c *component) settle(patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; {
+		left := time.Until(deadline)
+		err := c.trySettle(min(left, 2*time.Second))
+		// A DAP session that has not yet noticed that its client is gone lets a
+		// halted component run on, and the request to halt it has no answer.
+		var timeout net.Error
+		if err == nil || !errors.As(err, &timeout) || !timeout.Timeout() || left <= 2*time.Second {
+			return err
+		}
+	}
+}
+
+func (c *component) trySettle(patience time.Duration) error {
 	if c.hasExited() {
 		return nil
 	}
-	client, err := c.dial()
+	client, err := c.dial(patience)
 	if err != nil {
 		return err
 	}
-	if _, err := client.Halt(); err != nil {
+	// Halting one that is halted would leave a trap behind that halts it later.
+	state, err := client.GetStateNonBlocking()
+	if err == nil && state.Running {
+		state, err = client.Halt()
+	}
+	if err != nil || state.Exited {
 		_ = client.Disconnect(false)
-		return fmt.Errorf("halting the component: %w", err)
+		if err != nil && c.endsSoon() {
+			return nil
+		}
+		if err != nil {
+			err = fmt.Errorf("halting the component: %w", err)
+		}
+		return err
 	}
-	if state, err := client.GetStateNonBlocking(); err == nil && state.NextInProgress {
-		_ = client.CancelNext()
-	}
+	_ = client.CancelNext() // refused if there is none
 	breakpoints, err := client.ListBreakpoints(false)
 	for _, b := range breakpoints {
 		if b.ID > 0 { // Delve's own (panics, fatal errors) have negative numbers
@@ -260,9 +351,20 @@ func (c *component) settle() error {
 	return errors.Join(err, client.Disconnect(true))
 }
 
+// endsSoon tells whether the component's process has ended, of which Delve knows
+// before watch has found out how.
+func (c *component) endsSoon() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hasExited() || c.process.ended()
+}
+
 // resume lets a halted component go on and leaves a running one alone.
 func (c *component) resume() error {
-	client, err := c.dial()
+	if c.hasExited() {
+		return fmt.Errorf("the component has ended: %v", c.exit)
+	}
+	client, err := c.dial(delvePatience)
 	if err != nil {
 		return err
 	}
@@ -271,65 +373,63 @@ func (c *component) resume() error {
 		_ = client.Disconnect(false)
 		return fmt.Errorf("resuming: %w", err)
 	}
+	if !state.Running && state.NextInProgress {
+		_ = client.CancelNext() // it would halt again at the end of the step
+	}
 	return client.Disconnect(!state.Running)
 }
 
-// terminate ends the component as its container's end would: SIGTERM, then after
-// grace SIGKILL; then Delve.
-func (c *component) terminate(grace time.Duration) {
+// terminate ends the component as its container's end would: the stop signal, then
+// after grace SIGKILL; then Delve.
+func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
 	defer c.kill()
-	if c.hasExited() {
-		return
-	}
-	if err := syscall.Kill(c.pid, syscall.SIGTERM); err != nil {
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	if err := c.signal(sig); err != nil {
 		return
 	}
 	// A stopped process gets the signal when it runs.
-	if err := c.settle(); err != nil {
+	if err := c.settle(max(min(grace, delvePatience), time.Millisecond)); err != nil {
 		c.log.Debug("settling before the end", "error", err)
 	}
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
 	select {
 	case <-c.exited:
+	case <-c.delveDone:
 	case <-timer.C:
-		c.log.Warn("the component did not end in time", "pid", c.pid, "grace", grace)
+		c.log.Warn("the component did not end in time", "pid", c.pid(), "grace", grace)
 	}
 }
 
-// kill ends the component and Delve at once and waits for both.
+// kill ends the component and Delve at once and waits for both, and ends what the
+// component left behind. It may be called more than once, also while Delve loads.
 func (c *component) kill() {
-	if c.pid > 0 && !c.hasExited() {
-		_ = syscall.Kill(c.pid, syscall.SIGKILL)
+	if c.signal(syscall.SIGKILL) == nil {
+		// Delve can tell how it ended for as long as it is there.
+		c.await(c.exited, time.Second)
 	}
 	_ = c.delve.Process.Signal(syscall.SIGTERM)
-	timer := time.NewTimer(2 * time.Second)
-	defer timer.Stop()
-	select {
-	case <-c.delveDone:
-	case <-timer.C:
+	if !c.await(c.delveDone, 3*time.Second) {
 		_ = c.delve.Process.Kill()
 		<-c.delveDone
 	}
 	_ = c.life.Close()
-	if c.pid > 0 {
-		<-c.exited
+	c.children.endOrphans()
+	c.mu.Lock()
+	loaded := c.process != nil
+	c.mu.Unlock()
+	if loaded {
+		c.await(c.exited, sinkPatience)
 	}
-	c.drain()
 }
 
-// drain waits for the last of the output, but not for a grandchild that keeps
-// the pipe open.
-func (c *component) drain() {
-	drained := make(chan struct{})
-	go func() { // ends with the last process that holds an output pipe
-		c.pumps.Wait()
-		close(drained)
-	}()
-	timer := time.NewTimer(time.Second)
+// await tells whether the event came in time.
+func (c *component) await(event <-chan struct{}, patience time.Duration) bool {
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case <-drained:
+	case <-event:
+		return true
 	case <-timer.C:
+		return false
 	}
 }

@@ -5,11 +5,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"syscall"
+	"time"
 
+	"github.com/go-delve/delve/pkg/proc"
 	"github.com/go-delve/delve/pkg/version"
 	"github.com/go-delve/delve/service"
 	"github.com/go-delve/delve/service/debugger"
@@ -20,6 +25,8 @@ import (
 const (
 	statusFD   = 3 // written once: "ok\n", or why the component could not be loaded
 	lifelineFD = 4 // closed when the agent is gone
+	stdoutFD   = 5 // the component's; Delve's own are the agent's log
+	stderrFD   = 6
 )
 
 // DelveVersion is the linked-in Delve's.
@@ -28,26 +35,37 @@ func DelveVersion() string {
 	return fmt.Sprintf("%s.%s.%s", v.Major, v.Minor, v.Patch)
 }
 
+// stopPatience is how long Delve may take to end the component.
+const stopPatience = 2 * time.Second
+
 // RunDelve is the process between the agent and the component: a headless Delve
 // on a unix socket that runs argv as its child. The agent starts it from its own
-// executable; it returns the exit code.
+// executable; it returns the exit code, and the process must end then.
 //
-// The component is halted at its entry. The process ends on SIGTERM, when a
-// client asks Delve to end, or when the agent is gone, and takes the component
-// with it.
+// The component is halted at its entry. RunDelve ends on SIGTERM, when a client
+// asks Delve to end, or when the agent is gone, also while Delve still loads, and
+// takes the component with it: untraced it would run on with breakpoints in it.
 func RunDelve(socket string, argv []string) int {
-	// What the component inherits is its own business: not these two.
-	syscall.CloseOnExec(statusFD)
-	syscall.CloseOnExec(lifelineFD)
-	status := os.NewFile(statusFD, "status")
-	lifeline := os.NewFile(lifelineFD, "lifeline")
-	fail := func(err error) int {
-		_, _ = fmt.Fprintln(status, err)
-		return 1
+	// What the component inherits is its own business: not these.
+	for fd := statusFD; fd <= stderrFD; fd++ {
+		syscall.CloseOnExec(fd)
 	}
+	ownRuntime()
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // the log's reader is gone: no reason to end
+	orphaned := make(chan struct{})
+	go func() { // ends with the agent, or with this process
+		_, _ = io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
+		close(orphaned)
+	}()
+	defer endChildren()
+
+	status := os.NewFile(statusFD, "status")
 	listener, err := listenUnix(socket)
 	if err != nil {
-		return fail(err)
+		_, _ = fmt.Fprintln(status, err)
+		return 1
 	}
 	disconnected := make(chan struct{})
 	server := rpccommon.NewServer(&service.Config{
@@ -60,35 +78,64 @@ func RunDelve(socket string, argv []string) int {
 			Backend:        "native",
 			CheckGoVersion: true,
 			ExecuteKind:    debugger.ExecutingExistingFile,
+			// By path, so that a debugger's restart can open them again.
+			Stdout: proc.OutputRedirect{Path: fmt.Sprintf("/proc/self/fd/%d", stdoutFD)},
+			Stderr: proc.OutputRedirect{Path: fmt.Sprintf("/proc/self/fd/%d", stderrFD)},
 		},
 	})
-	if err := server.Run(); err != nil {
-		return fail(err)
+	loaded := make(chan error, 1)
+	go func() { loaded <- server.Run() }() // ends when the component is loaded, or with this process
+	select {
+	case err := <-loaded:
+		if err != nil {
+			_, _ = fmt.Fprintln(status, err)
+			return 1
+		}
+	case <-ends:
+		return 1
+	case <-orphaned:
+		return 1
 	}
 	_, _ = io.WriteString(status, "ok\n")
 	_ = status.Close()
 
-	ends := make(chan os.Signal, 1)
-	signal.Notify(ends, syscall.SIGTERM, syscall.SIGINT)
-	orphaned := make(chan struct{})
-	go func() { // ends with the agent, or with this process
-		_, _ = io.Copy(io.Discard, lifeline)
-		close(orphaned)
-	}()
 	select {
 	case <-ends:
 	case <-orphaned:
 	case <-disconnected:
 	}
-	if err := server.Stop(); err != nil {
-		return 1
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Stop() }() // ends with the component, or with this process
+	timer := time.NewTimer(stopPatience)
+	defer timer.Stop()
+	select {
+	case err := <-stopped:
+		if err == nil {
+			return 0
+		}
+	case <-timer.C:
 	}
-	return 0
+	return 1
 }
+
+// ownRuntime undoes what the container's environment says about the component's
+// memory and processors: Delve has its variables so that the component inherits
+// them, and a GOMEMLIMIT that suits the component would keep Delve collecting.
+func ownRuntime() {
+	debug.SetMemoryLimit(math.MaxInt64)
+	debug.SetGCPercent(100)
+	runtime.SetDefaultGOMAXPROCS()
+}
+
+// maxSocketPath is the size of sun_path (unix(7)), with its final zero.
+const maxSocketPath = 108
 
 // listenUnix listens on a socket that only this user may connect to. A socket
 // that a killed process left behind is replaced.
 func listenUnix(path string) (net.Listener, error) {
+	if len(path) >= maxSocketPath {
+		return nil, fmt.Errorf("the path %s is longer than a socket's may be (%d bytes): use a shorter folder", path, maxSocketPath-1)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

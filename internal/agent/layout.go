@@ -27,6 +27,7 @@ func (d layout) run() string         { return filepath.Join(string(d), "run") }
 func (d layout) agentSocket() string { return filepath.Join(string(d), SocketPath) }
 func (d layout) delveSocket() string { return filepath.Join(d.run(), "delve.sock") }
 func (d layout) ready() string       { return filepath.Join(d.run(), "ready") }
+func (d layout) started() string     { return filepath.Join(d.run(), "started") }
 func (d layout) expired() string     { return filepath.Join(d.run(), "expired") }
 
 // prepare makes the folders, private to this user.
@@ -35,6 +36,26 @@ func (d layout) prepare() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("agent folder: %w", err)
 		}
+	}
+	return nil
+}
+
+// clean takes away what an agent that was killed left behind and what is no longer
+// true: the folder outlives the container.
+func (d layout) clean() error {
+	stale, err := filepath.Glob(filepath.Join(d.incoming(), incomingPrefix+"*"))
+	return errors.Join(err, d.clear(append(stale, d.ready(), d.started(), d.delveSocket())...))
+}
+
+// clear removes files, which need not be there.
+func (d layout) clear(paths ...string) (err error) {
+	for _, path := range paths {
+		if removeErr := os.Remove(path); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("agent folder: %w", err)
 	}
 	return nil
 }
@@ -59,13 +80,18 @@ func Install(dir string) error {
 	defer func() { _ = self.Close() }()
 	// The temporary name makes an interrupted copy invisible to a second try.
 	target := filepath.Join(dir, Executable)
-	out, err := os.OpenFile(target+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755) //nolint:gosec // another user runs it
+	incoming := target + ".new"
+	out, err := os.OpenFile(incoming, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755) //nolint:gosec // another user runs it
 	if err != nil {
 		return fmt.Errorf("installing the agent: %w", err)
 	}
 	_, err = io.Copy(out, self)
-	err = errors.Join(err, out.Chmod(0o755), out.Close(), os.Rename(target+".new", target))
+	err = errors.Join(err, out.Chmod(0o755), out.Close()) // another user runs it
+	if err == nil {
+		err = os.Rename(incoming, target)
+	}
 	if err != nil {
+		_ = os.Remove(incoming)
 		return fmt.Errorf("installing the agent as %s: %w", target, err)
 	}
 	return nil

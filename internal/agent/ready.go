@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,8 +21,8 @@ func Ready(dir string, ports []int) error {
 		return nil
 	}
 	if len(ports) == 0 {
-		if !exists(d.delveSocket()) {
-			return fmt.Errorf("no component has been started")
+		if !exists(d.started()) {
+			return errors.New("no component has been started")
 		}
 		return mark(d.ready())
 	}

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
@@ -19,6 +23,12 @@ var sha256Pattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // maxBinary bounds a binary, in bytes: above it something else is wrong.
 const maxBinary = 4 << 30
+
+// keepBinaries is how many binaries are kept besides the one that runs: every save
+// in the editor brings one, and a container's disk is small.
+const keepBinaries = 2
+
+const incomingPrefix = "incoming-"
 
 // path returns where a file is or will be stored, if its description is sound:
 // its parts become parts of a path.
@@ -42,7 +52,7 @@ func (d layout) store(f agentapi.File, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(d.incoming(), "incoming-")
+	tmp, err := os.CreateTemp(d.incoming(), incomingPrefix)
 	if err != nil {
 		return fmt.Errorf("storing %s: %w", f.Name, err)
 	}
@@ -58,7 +68,10 @@ func (d layout) store(f agentapi.File, r io.Reader) error {
 	if err = errors.Join(err, tmp.Chmod(0o755), tmp.Close()); err != nil {
 		return fmt.Errorf("storing %s after %d of %d bytes: %w", f.Name, n, f.Size, err)
 	}
-	if n != f.Size {
+	if n > f.Size {
+		return fmt.Errorf("storing %s: got more than its %d bytes", f.Name, f.Size)
+	}
+	if n < f.Size {
 		return fmt.Errorf("storing %s: got %d bytes, not %d", f.Name, n, f.Size)
 	}
 	if got := hex.EncodeToString(hash.Sum(nil)); got != f.SHA256 {
@@ -71,4 +84,46 @@ func (d layout) store(f agentapi.File, r io.Reader) error {
 		return fmt.Errorf("storing %s: %w", f.Name, err)
 	}
 	return nil
+}
+
+// room tells before an upload whether there is space for it.
+func (d layout) room(f agentapi.File) error {
+	var disk unix.Statfs_t
+	if unix.Statfs(d.incoming(), &disk) != nil || disk.Bsize <= 0 {
+		return nil // the write will tell
+	}
+	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(f.Size) { //nolint:gosec // checked
+		return fmt.Errorf("storing %s: it takes %d MB, and the folder %s has %d MB left: %w", f.Name, f.Size>>20, d, free>>20, unix.ENOSPC)
+	}
+	return nil
+}
+
+// prune removes binaries but for the newest ones and those in the folder keep.
+func (d layout) prune(keep string) {
+	entries, _ := os.ReadDir(d.incoming())
+	var old []fs.FileInfo
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && sha256Pattern.MatchString(e.Name()) && e.Name() != keep {
+			old = append(old, info)
+		}
+	}
+	slices.SortFunc(old, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	for i, info := range old {
+		if i >= keepBinaries {
+			_ = os.RemoveAll(filepath.Join(d.incoming(), info.Name()))
+		}
+	}
+}
+
+// touch makes a binary the newest.
+func (d layout) touch(f agentapi.File) {
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(d.incoming(), f.SHA256), now, now)
+}
+
+// noExec tells whether programs in the folder can't be run.
+func (d layout) noExec() bool {
+	var disk unix.Statfs_t
+	return unix.Statfs(d.incoming(), &disk) == nil && disk.Flags&unix.ST_NOEXEC != 0
 }

@@ -3,12 +3,14 @@ package agentapi
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
+	"time"
 
+	"github.com/hashicorp/yamux"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/kubedelve/kubedelve/internal/tunnel"
@@ -19,12 +21,15 @@ import (
 type Client struct {
 	session *tunnel.Session
 	name    string
+
+	mu      sync.Mutex            // guards outputs
+	outputs map[chan struct{}]int // the calls of Output: closed at their end; of which run
 }
 
 // NewClient takes over an authenticated session. The name tells other clients
 // who holds the debugger.
 func NewClient(session *tunnel.Session, name string) *Client {
-	return &Client{session: session, name: name}
+	return &Client{session: session, name: name, outputs: map[chan struct{}]int{}}
 }
 
 // Done is closed when the connection to the agent is gone.
@@ -42,8 +47,8 @@ type stream struct {
 func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
 
 // request opens a stream and reads the first reply. The stream is closed when
-// ctx ends, until the returned release is called.
-func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, func(), error) {
+// ctx ends, until the returned release is called, which tells whether it was not.
+func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, func() bool, error) {
 	req.Client = c.name
 	conn, err := c.session.Open()
 	if err != nil {
@@ -51,7 +56,7 @@ func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, fun
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	s := &stream{Stream: conn, r: bufio.NewReaderSize(conn, 64<<10)}
-	fail := func(err error) (*stream, *Reply, func(), error) {
+	fail := func(err error) (*stream, *Reply, func() bool, error) {
 		stop()
 		_ = conn.Close()
 		if ctx.Err() != nil {
@@ -66,7 +71,7 @@ func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, fun
 	if err != nil {
 		return fail(err)
 	}
-	return s, reply, func() { stop() }, nil
+	return s, reply, stop, nil
 }
 
 func (s *stream) reply(op string) (*Reply, error) {
@@ -87,7 +92,8 @@ func (c *Client) call(ctx context.Context, req Request) (*Reply, error) {
 		return nil, err
 	}
 	release()
-	return reply, s.Close()
+	_ = s.Close()
+	return reply, nil
 }
 
 // Hello asks the agent what it is.
@@ -114,36 +120,67 @@ func (c *Client) Put(ctx context.Context, file File, content io.Reader) (sent in
 	if reply.Have {
 		return 0, nil
 	}
+	// The agent may refuse the rest (its disk is full): it is heard while we
+	// send, or we would wait for it to read what it will not.
+	refused := make(chan error, 1)
+	var listening sync.WaitGroup
+	listening.Go(func() { // ends with the answer, or with the stream
+		_, err := s.reply(OpPut)
+		if err != nil {
+			_ = s.SetWriteDeadline(time.Unix(0, 1))
+		}
+		refused <- err
+	})
 	counter := &countingWriter{w: s.Stream}
-	// Level 1: at the tunnel's 170 MB/s a better ratio costs more time than it
-	// saves; two encoders keep both cores of a small machine busy.
-	z, err := zstd.NewWriter(counter, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+	err = compress(counter, content)
+	if err == nil {
+		// A zstd stream may have several frames: only its end tells the agent that
+		// this was the last.
+		err = s.CloseWrite()
+	}
+	var brokenOff *contentError
+	if err != nil && (errors.As(err, &brokenOff) || !errors.Is(err, yamux.ErrTimeout)) {
+		_ = s.Close() // there will be no answer
+	}
+	listening.Wait()
+	said := <-refused
+	var spoken *Error
+	switch {
+	case ctx.Err() != nil:
+		return counter.n, context.Cause(ctx)
+	case errors.As(said, &spoken) || err == nil && said != nil:
+		err = said // rather than the broken pipe that it left behind
+	}
 	if err != nil {
-		return 0, fmt.Errorf("compressing %s: %w", file.Name, err)
-	}
-	if _, err := io.Copy(z, content); err != nil {
-		return counter.n, c.putError(ctx, s, file, err)
-	}
-	// A zstd stream may have several frames: only its end tells the agent that
-	// this was the last.
-	if err := errors.Join(z.Close(), s.CloseWrite()); err != nil {
-		return counter.n, c.putError(ctx, s, file, err)
-	}
-	if _, err := s.reply(OpPut); err != nil {
-		return counter.n, err
+		return counter.n, fmt.Errorf("uploading %s: %w", file.Name, err)
 	}
 	return counter.n, nil
 }
 
-// putError prefers what the agent said to the broken pipe that it left behind.
-func (c *Client) putError(ctx context.Context, s *stream, file File, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+// contentError is a failure to read what is to be sent.
+type contentError struct{ error }
+
+func (e *contentError) Unwrap() error { return e.error }
+
+type contentReader struct{ io.Reader }
+
+func (r contentReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's own
+		err = &contentError{err}
 	}
-	if _, said := s.reply(OpPut); said != nil {
-		err = said
+	return n, err
+}
+
+func compress(w io.Writer, content io.Reader) error {
+	// Level 1: at the tunnel's 170 MB/s a better ratio costs more time than it
+	// saves; two encoders keep both cores of a small machine busy.
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
+	if err != nil {
+		return fmt.Errorf("compressing: %w", err)
 	}
-	return fmt.Errorf("uploading %s: %w", file.Name, err)
+	_, err = io.Copy(z, contentReader{content})
+	return errors.Join(err, z.Close()) // Close also ends the encoder's goroutines
 }
 
 type countingWriter struct {
@@ -174,7 +211,9 @@ func (c *Client) Debug(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	release() // the connection outlives ctx
+	if !release() { // the connection outlives ctx, unless ctx has just ended it
+		return nil, context.Cause(ctx)
+	}
 	return s, nil
 }
 
@@ -196,7 +235,8 @@ func (c *Client) End(ctx context.Context) error {
 	return err
 }
 
-// Wait returns how the component ended, once it has.
+// Wait returns how the component ended, once it has, and once the calls of Output
+// of this client have passed on all that it wrote.
 func (c *Client) Wait(ctx context.Context) (Exit, error) {
 	s, _, release, err := c.request(ctx, Request{Op: OpWait})
 	if err != nil {
@@ -211,39 +251,63 @@ func (c *Client) Wait(ctx context.Context) (Exit, error) {
 		return Exit{}, err
 	}
 	if reply.Exit == nil {
-		return Exit{}, fmt.Errorf("agent: wait: no exit status")
+		return Exit{}, errors.New("agent: wait: no exit status")
+	}
+	for _, output := range c.outputsOf(reply.Run) {
+		select {
+		case <-output:
+		case <-ctx.Done():
+			return Exit{}, context.Cause(ctx)
+		}
 	}
 	return *reply.Exit, nil
 }
 
-// Output calls sink with what the component writes, from the last 64 KiB on,
-// until ctx ends or the agent is gone; fd is 1 or 2. A slow sink slows the
-// component down, as a slow terminal would.
+func (c *Client) outputsOf(run int) []chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var of []chan struct{}
+	for output, r := range c.outputs {
+		if r == run {
+			of = append(of, output)
+		}
+	}
+	return of
+}
+
+// Output calls sink with what the component writes, from the last 64 KiB on, and
+// returns nil when it has ended and all has been passed on. It returns an error
+// when ctx ends or the agent is gone. fd is 1 or 2. Each start of a component has
+// an output of its own; before the first, Output waits for it. A slow sink slows
+// the component down, as a slow terminal would; one that takes nothing for 30 s
+// loses the rest.
 func (c *Client) Output(ctx context.Context, sink func(fd int, p []byte)) error {
-	s, _, release, err := c.request(ctx, Request{Op: OpOutput})
+	s, reply, release, err := c.request(ctx, Request{Op: OpOutput})
 	if err != nil {
 		return err
 	}
 	defer func() { release(); _ = s.Close() }()
-	var head [5]byte
+	ended := make(chan struct{})
+	c.mu.Lock()
+	c.outputs[ended] = reply.Run
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.outputs, ended)
+		c.mu.Unlock()
+		close(ended)
+	}()
 	buf := make([]byte, MaxOutput)
 	for {
-		if _, err := io.ReadFull(s, head[:]); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
+		fd, p, err := ReadFrame(s, buf)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
 			return fmt.Errorf("agent: output: %w", err)
+		case fd == 0:
+			return nil
 		}
-		n := binary.BigEndian.Uint32(head[1:])
-		if n > MaxOutput {
-			return fmt.Errorf("agent: output: a frame of %d bytes", n)
-		}
-		if _, err := io.ReadFull(s, buf[:n]); err != nil {
-			return fmt.Errorf("agent: output: %w", err)
-		}
-		sink(int(head[0]), buf[:n])
+		sink(fd, p)
 	}
 }
-
-// MaxOutput is the largest output frame, in bytes.
-const MaxOutput = 64 << 10

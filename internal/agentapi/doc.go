@@ -8,19 +8,24 @@
 //	hello    nothing
 //	put      the client sends the binary, compressed with zstd (RFC 8878), and
 //	         closes its half; the agent answers with a second Reply when the
-//	         file's length and SHA-256 are right. Nothing is sent if the first
-//	         Reply says that the agent has the file already.
+//	         file's length and SHA-256 are right, or as soon as it gives up. Nothing
+//	         is sent if the first Reply says that the agent has the file already.
 //	start    nothing; the Reply comes when Delve has loaded the component
 //	debug    Delve's own bytes, both ways (DAP or JSON-RPC, the first byte decides)
-//	output   frames from the agent: one byte 1 (stdout) or 2 (stderr), the length
-//	         (uint32, big endian) and the bytes
+//	output   frames from the agent, see [ReadFrame], up to the end of this run
 //	resume   nothing; breakpoints are kept, a halted component goes on
-//	settle   nothing; breakpoints are cleared and the component goes on
-//	wait     a second Reply when the component has exited
+//	settle   nothing; the debugger's connection is closed, breakpoints are cleared
+//	         and the component goes on
+//	wait     a second Reply when the component has exited and its output was sent
 //	end      nothing; the component and Delve are ended, the agent stays
+//
+// A client that closes its stream takes the request back: start gives up loading.
+// So does a later start or end.
 //
 // The agent never has to be as new as the client: a [Reply] to hello carries
 // [Version], and the client refuses an agent that speaks another.
 //
-// Neither package imports Delve or Kubernetes.
+// Goroutines: none that outlives the call that started it.
+//
+// Neither this package nor tunnel imports Delve or Kubernetes.
 package agentapi

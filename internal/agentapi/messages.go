@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"bufio"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,6 +64,8 @@ type Reply struct {
 	PID int `json:"pid,omitempty"`
 	// Exit (wait) is how the component ended.
 	Exit *Exit `json:"exit,omitempty"`
+	// Run (output, wait) numbers the starts: which one's output or end it is.
+	Run int `json:"run,omitempty"`
 }
 
 // The codes of errors that a client handles.
@@ -95,8 +98,20 @@ const (
 
 // Exit is how a component ended.
 type Exit struct {
-	Code   int    `json:"code"`             // its exit status; -1 if a signal ended it
+	Code   int    `json:"code"`             // its exit status; -1 if a signal ended it, or it is not known
+	Signal int    `json:"signal,omitempty"` // the signal that ended it
 	Reason string `json:"reason,omitempty"` // in words, if the status does not tell
+}
+
+// Status is the exit status that a shell would tell: 128 and the signal.
+func (e Exit) Status() int {
+	switch {
+	case e.Signal > 0:
+		return 128 + e.Signal
+	case e.Code < 0:
+		return 1
+	}
+	return e.Code
 }
 
 func (e Exit) String() string {
@@ -183,4 +198,37 @@ func WriteMessage(w io.Writer, v any) error {
 	}
 	_, err = w.Write(append(line, '\n'))
 	return err
+}
+
+// MaxOutput is the largest output frame, in bytes.
+const MaxOutput = 64 << 10
+
+// A frame of output is one byte 1 (stdout) or 2 (stderr), the length (uint32, big
+// endian) and the bytes. The byte 0, with length 0, is the end.
+const frameHead = 5
+
+// AppendFrame appends a frame of output to b. It has MaxOutput bytes at most.
+func AppendFrame(b []byte, fd int, p []byte) []byte {
+	b = append(b, byte(fd))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(p))) //nolint:gosec // at most MaxOutput
+	return append(b, p...)
+}
+
+// ReadFrame reads a frame into buf, which has MaxOutput bytes. fd is 0 at the end.
+func ReadFrame(r io.Reader, buf []byte) (fd int, p []byte, err error) {
+	var head [frameHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	fd, n := int(head[0]), binary.BigEndian.Uint32(head[1:])
+	if fd > 2 || n > MaxOutput || fd == 0 && n > 0 {
+		return 0, nil, fmt.Errorf("agent protocol: an output frame of %d bytes for descriptor %d", n, fd)
+	}
+	if _, err := io.ReadFull(r, buf[:n]); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return fd, buf[:n], nil
 }
