@@ -84,8 +84,12 @@ func start(ctx context.Context, r request, report reporter) (*launched, error) {
 	if err := placement.Check(ctx, r.options); err != nil {
 		return nil, err
 	}
-	if r.build.Platform == (buildflags.Platform{}) {
-		r.build.Platform = placement.Platform
+	node := placement.Platform // zero if it could not be read
+	switch wanted := r.build.Platform; {
+	case wanted == buildflags.Platform{}:
+		r.build.Platform = node
+	case node != buildflags.Platform{} && (wanted.OS != node.OS || wanted.Arch != node.Arch):
+		return nil, fmt.Errorf("build.platform is %s, but %s runs on %s; leave it out, and the build is for the node", wanted, target, node)
 	}
 	binary, err := build(ctx, r.build, report)
 	if err != nil {
