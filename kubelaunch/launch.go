@@ -210,7 +210,8 @@ func (l *launch) begin(ctx context.Context) error {
 		Session: session, Listen: fmt.Sprintf(":%d", port), Identity: agentID, ClientPin: clientPin,
 		Ports: portsOf(template, p.Container),
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL),
-		Stop: agentapi.Duration(max(stop-2*time.Second, time.Second)), // the kubelet's own clock runs too
+		// The kubelet's own clock runs as well.
+		Stop: agentapi.Duration(max(stop-routeDelay-2*time.Second, time.Second)), Drain: agentapi.Duration(min(routeDelay, stop/2)),
 	})
 	l.address = podAddress{
 		namespace: l.cluster.Namespace, pod: pod, container: p.Container, port: port,

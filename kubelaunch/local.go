@@ -54,7 +54,7 @@ func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o 
 	}
 	config, err := json.Marshal(agentapi.Config{
 		Session: id, Identity: agentID, ClientPin: clientPin,
-		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(10 * time.Second),
+		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(10 * time.Second), Temporary: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("local session: %w", err)

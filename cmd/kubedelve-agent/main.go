@@ -109,7 +109,11 @@ func serve(ctx context.Context, config, dir string, original []string, log *slog
 	}
 	ctx, stop := signals(ctx, a.Signal)
 	defer stop()
-	return a.Run(ctx)
+	code, err := a.Run(ctx)
+	if cfg.Temporary {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return code, err
 }
 
 // signals ends the context with an [agent.StopError] on the signals that stop a

@@ -148,6 +148,9 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	if err != nil {
 		code = 1
 	}
+	if err == nil && !expired {
+		a.drain()
+	}
 	stop := &StopError{syscall.SIGTERM}
 	_ = errors.As(context.Cause(ctx), &stop)
 	if exit, ok := a.end(stop.Signal); ok && code == 0 {
@@ -160,6 +163,23 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 		a.log.Error("after a restart the container will wait for a client again", "error", err)
 	}
 	return 0, errors.Join(err, a.becomeOriginal())
+}
+
+// drain lets the component serve for a while, whatever a debugger left it in.
+func (a *Agent) drain() {
+	c := a.current()
+	if c == nil || a.cfg.Drain <= 0 {
+		return
+	}
+	if err := a.settle(c, true); err != nil {
+		a.log.Debug("taking the debugger off at the end", "error", err)
+	}
+	timer := time.NewTimer(time.Duration(a.cfg.Drain))
+	defer timer.Stop()
+	select {
+	case <-c.exited:
+	case <-timer.C:
+	}
 }
 
 // serve serves clients until ctx ends, a listener fails, or nobody has been there

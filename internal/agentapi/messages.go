@@ -146,6 +146,11 @@ type Config struct {
 	TTL   Duration `json:"ttl"`
 	// Stop is how long the component has between SIGTERM and SIGKILL.
 	Stop Duration `json:"stop"`
+	// Drain is how long a component still serves when the container is being
+	// stopped: requests are on their way to it until all nodes have heard of it.
+	Drain Duration `json:"drain,omitempty"`
+	// Temporary makes the agent remove its folder when it ends.
+	Temporary bool `json:"temporary,omitempty"`
 }
 
 // Duration is a time.Duration written as a string ("1m30s") in JSON.
