@@ -125,14 +125,20 @@ func (w *text) String() string {
 // command is what it stands in for.
 func newRig(t testing.TB, change func(*agentapi.Config), original ...string) *rig {
 	t.Helper()
-	checkLeaks(t)
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "agent-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return newRigIn(t, dir, change, original...)
+}
+
+func newRigIn(t testing.TB, dir string, change func(*agentapi.Config), original ...string) *rig {
+	t.Helper()
+	checkLeaks(t)
 	r := &rig{t: t, dir: dir}
+	var err error
 	if r.keys.agent, r.keys.client, err = tunnel.NewPair(); err != nil {
 		t.Fatal(err)
 	}
@@ -198,6 +204,11 @@ func (r *rig) run(attr *syscall.SysProcAttr, original ...string) {
 // client connects to the agent through its socket.
 func (r *rig) client(name string) *agentapi.Client {
 	r.t.Helper()
+	return agentapi.NewClient(r.session(), name)
+}
+
+func (r *rig) session() *tunnel.Session {
+	r.t.Helper()
 	pin, err := r.keys.agent.Pin()
 	if err != nil {
 		r.t.Fatal(err)
@@ -220,9 +231,8 @@ func (r *rig) client(name string) *agentapi.Client {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	c := agentapi.NewClient(session, name)
-	r.t.Cleanup(func() { _ = c.Close() })
-	return c
+	r.t.Cleanup(func() { _ = session.Close() })
+	return session
 }
 
 // await returns when the condition holds, which nothing announces.
@@ -354,6 +364,11 @@ func attach(t testing.TB, c *agentapi.Client) *attached {
 // hit sets a breakpoint in count and continues to it.
 func (d *attached) hit() *api.DebuggerState {
 	d.t.Helper()
+	if state, err := d.GetStateNonBlocking(); err == nil && state.Running {
+		if _, err := d.Halt(); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 	if _, err := d.CreateBreakpoint(&api.Breakpoint{FunctionName: "main.count"}); err != nil {
 		d.t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -28,6 +29,8 @@ const maxBinary = 4 << 30
 // in the editor brings one, and a container's disk is small.
 const keepBinaries = 2
 
+const maxName = 255 // NAME_MAX, limits.h(0p)
+
 const incomingPrefix = "incoming-"
 
 // path returns where a file is or will be stored, if its description is sound:
@@ -36,7 +39,7 @@ func (d layout) path(f agentapi.File) (string, error) {
 	if !sha256Pattern.MatchString(f.SHA256) {
 		return "", fmt.Errorf("%q is not a SHA-256", f.SHA256)
 	}
-	if f.Name == "" || f.Name == "." || f.Name == ".." || f.Name != filepath.Base(f.Name) {
+	if f.Name == "" || f.Name == "." || f.Name == ".." || len(f.Name) > maxName || strings.ContainsAny(f.Name, "/\x00") {
 		return "", fmt.Errorf("%q is not a file name", f.Name)
 	}
 	if f.Size <= 0 || f.Size > maxBinary {
