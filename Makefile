@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 # The release is a tag; every other build says what Go knows of it.
 RELEASE := $(shell git describe --tags --exact-match --dirty --match 'v[0-9]*' 2>/dev/null)
-LDFLAGS := -s -w $(if $(RELEASE),-X github.com/kubedelve/kubedelve/internal/version.release=$(RELEASE))
+LDFLAGS := -s -w$(if $(RELEASE), -X github.com/kubedelve/kubedelve/internal/version.release=$(RELEASE))
 ARCH    := $(shell go env GOARCH)
 
 # Programs are built without cgo, and so is all that only looks at the code: one
@@ -67,7 +67,7 @@ fmt: ## format all Go files, imports in order
 
 .PHONY: docs
 docs: ## write the generated parts of docs/ anew
-	go test ./docs ./cmd/kubedelve -run 'TestReference' -args -update
+	go test ./dapserver ./cmd/kubedelve -run 'TestReference' -args -update
 
 .PHONY: bench
 bench: ## benchmarks
