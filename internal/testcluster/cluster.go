@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -136,6 +137,18 @@ func (c *Cluster) HasNode() bool { return c.named != "" }
 // InNode runs a command in the namespaces of the cluster's node.
 func (c *Cluster) InNode(ctx context.Context, command ...string) (string, error) {
 	return c.run(ctx, append([]string{"exec", "--name", c.named, "--"}, command...)...)
+}
+
+// NodeArch is the architecture of the cluster's first node.
+func (c *Cluster) NodeArch(ctx context.Context) (string, error) {
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return "", fmt.Errorf("reading the nodes: %w", err)
+	}
+	if len(nodes.Items) == 0 {
+		return "", errors.New("the cluster has no node")
+	}
+	return nodes.Items[0].Status.NodeInfo.Architecture, nil
 }
 
 // run runs the cluster tool.

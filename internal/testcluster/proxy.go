@@ -63,17 +63,26 @@ func (c *Cluster) NewGate(ctx context.Context, dir string, after int, reached fu
 	}
 	g.server = &http.Server{Handler: forward, ReadHeaderTimeout: requestLimit}
 	g.served.Go(func() { _ = g.server.Serve(listener) }) // ends with Close
-	file := clientcmdapi.NewConfig()
-	file.Clusters["gate"] = &clientcmdapi.Cluster{Server: "http://" + listener.Addr().String()}
-	file.Contexts["gate"] = &clientcmdapi.Context{Cluster: "gate"}
-	file.CurrentContext = "gate"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err = os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = c.WriteKubeconfig(g.Kubeconfig, "http://"+listener.Addr().String())
+	}
+	if err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
-	if err := clientcmd.WriteToFile(*file, g.Kubeconfig); err != nil {
-		return nil, errors.Join(fmt.Errorf("a kubeconfig for the gate: %w", err), g.Close())
-	}
 	return g, nil
+}
+
+// WriteKubeconfig writes a kubeconfig without credentials for a server.
+func (c *Cluster) WriteKubeconfig(path, server string) error {
+	file := clientcmdapi.NewConfig()
+	file.Clusters["gate"] = &clientcmdapi.Cluster{Server: server}
+	file.Contexts["gate"] = &clientcmdapi.Context{Cluster: "gate"}
+	file.CurrentContext = "gate"
+	if err := clientcmd.WriteToFile(*file, path); err != nil {
+		return fmt.Errorf("writing a kubeconfig: %w", err)
+	}
+	return nil
 }
 
 // errShut is what a gate answers after the write that it was opened for.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -173,4 +174,21 @@ func marked(pod *corev1.Pod) string {
 		return "ephemeral container " + c.Name
 	}
 	return ""
+}
+
+// StableVersions are [Namespace.Versions] once they have stayed the same for a
+// while: controllers and the node write what they see a little later.
+func (n *Namespace) StableVersions(ctx context.Context) (versions map[string]string, err error) {
+	const enough = 10 // looks
+	same := 0
+	err = until(ctx, "the objects of namespace "+n.Name+" to stay as they are", func() (bool, string, error) {
+		now, err := n.Versions(ctx)
+		if maps.Equal(now, versions) {
+			same++
+		} else {
+			versions, same = now, 0
+		}
+		return err == nil && same >= enough, fmt.Sprint(now), err
+	})
+	return versions, err
 }
