@@ -3,8 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -137,6 +135,11 @@ func newRig(t testing.TB, change func(*agentapi.Config), original ...string) *ri
 func newRigIn(t testing.TB, dir string, change func(*agentapi.Config), original ...string) *rig {
 	t.Helper()
 	checkLeaks(t)
+	// The agent has the component already: uploads have tests of their own.
+	component, _ := fileOf(t, programs.component)
+	if path, err := layout(dir).path(component); err == nil && os.MkdirAll(filepath.Dir(path), 0o700) == nil {
+		_ = os.Link(programs.component, path)
+	}
 	r := &rig{t: t, dir: dir}
 	var err error
 	if r.keys.agent, r.keys.client, err = tunnel.NewPair(); err != nil {
@@ -258,14 +261,26 @@ func (r *rig) code() int {
 	return r.cmd.ProcessState.ExitCode()
 }
 
+var files sync.Map // path → sent
+
+type sent struct {
+	file    agentapi.File
+	content []byte
+}
+
 func fileOf(t testing.TB, path string) (agentapi.File, []byte) {
 	t.Helper()
+	if known, ok := files.Load(path); ok {
+		s := known.(sent)
+		return s.file, s.content
+	}
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := sha256.Sum256(content)
-	return agentapi.File{SHA256: hex.EncodeToString(sum[:]), Size: int64(len(content)), Name: filepath.Base(path)}, content
+	s := sent{describe(content, filepath.Base(path)), content}
+	files.Store(path, s)
+	return s.file, s.content
 }
 
 // put sends a program.

@@ -103,8 +103,9 @@ func (h handshake) run(ctx context.Context, stream io.ReadWriteCloser) (*Session
 	cfg.Logger = discard{}
 	cfg.EnableKeepAlive = false // see keepAlive
 	cfg.ConnectionWriteTimeout = h.interval
-	// The default of 256 KiB caps an upload at 256 KiB per round trip.
-	cfg.MaxStreamWindowSize = 16 << 20
+	// The default caps an upload at 256 KiB per round trip; what a receiver that
+	// lags has to hold is several times the window, since buffers double.
+	cfg.MaxStreamWindowSize = 4 << 20
 	s := &Session{conn: &meteredConn{Conn: conn, answered: make(chan struct{})}, streams: map[*Stream]struct{}{}}
 	mux, err := h.side(s.conn, cfg)
 	if err != nil {
