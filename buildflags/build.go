@@ -206,7 +206,7 @@ func (p *buildPlan) build(ctx context.Context, g *goCommand, progress func(strin
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	g.setenv("GOTMPDIR", tmp)
 
 	known := make(map[string]bool, len(p.pkgs))

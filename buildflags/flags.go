@@ -39,7 +39,7 @@ func parseFlags(flags []string, refuse bool) (*goFlags, error) {
 			if i++; i == len(flags) {
 				return nil, fmt.Errorf("%s has no value", arg)
 			}
-			value = flags[i]
+			value = flags[i] //nolint:gosec // it was just compared with the length
 			arg += "=" + value
 		}
 		on := value != "false" && value != "0"

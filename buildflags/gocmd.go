@@ -124,7 +124,7 @@ const maxOutput = 1 << 20
 // error goes to line as it comes; if that returns true it is not kept. A failure
 // is a *GoError; if ctx ended, it is that of ctx.
 func (g *goCommand) run(ctx context.Context, args []string, line func(string) bool) (stdout []byte, stderr string, err error) {
-	cmd := exec.CommandContext(ctx, g.path, args...)
+	cmd := exec.CommandContext(ctx, g.path, args...) //nolint:gosec // the go command, with the user's flags
 	cmd.Dir, cmd.Env = g.dir, g.env
 	var out bytes.Buffer
 	errs := &lineWriter{line: line}

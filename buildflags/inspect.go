@@ -86,7 +86,7 @@ func Inspect(path string) (*Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inspecting the binary: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	st, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("inspecting the binary: %w", err)
@@ -123,7 +123,7 @@ func inspect(r io.ReaderAt, size int64) (info *Info, err error) {
 	case bytes.HasPrefix(magic, []byte("MZ")):
 		err = info.readPE(r)
 	case isMachO(magic):
-		err = info.readMachO(r)
+		info.readMachO(r)
 	default:
 		return nil, errNotExecutable
 	}
@@ -199,7 +199,7 @@ func isMachO(magic []byte) bool {
 }
 
 // readMachO and readPE say what the file is, no more: it runs on no node.
-func (i *Info) readMachO(r io.ReaderAt) error {
+func (i *Info) readMachO(r io.ReaderAt) {
 	i.Format = "Mach-O"
 	i.readBuildInfo(r)
 	f, err := macho.NewFile(r)
@@ -211,7 +211,6 @@ func (i *Info) readMachO(r io.ReaderAt) error {
 		i.Platform = Platform{OS: i.Settings["GOOS"], Arch: i.Settings["GOARCH"]}
 	}
 	i.otherSystem()
-	return nil
 }
 
 func (i *Info) readPE(r io.ReaderAt) error {

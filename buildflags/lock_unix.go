@@ -17,9 +17,9 @@ func tryLock(path string) (*os.File, error) {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
+		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
-			return nil, nil
+			return nil, nil //nolint:nilnil // see above
 		}
 		return nil, os.NewSyscallError("flock", err)
 	}

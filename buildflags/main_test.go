@@ -17,7 +17,7 @@ const hangVar = "BUILDFLAGS_TEST_HANG"
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(hangVar); name != "" {
-		os.WriteFile(name, fmt.Appendln(nil, os.Getpid()), 0o600)
+		_ = os.WriteFile(name, fmt.Appendln(nil, os.Getpid()), 0o600)
 		time.Sleep(time.Minute)
 		os.Exit(1)
 	}
@@ -32,15 +32,15 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "these tests run the go command:", err)
 		return 1
 	}
-	os.Setenv("GOCACHE", strings.TrimSpace(string(out)))
+	_ = os.Setenv("GOCACHE", strings.TrimSpace(string(out)))
 	dir, err := os.MkdirTemp("", "buildflags-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	os.Setenv("XDG_CACHE_HOME", dir) // on Linux; elsewhere the user's is used, and pruned in time
-	os.Setenv("GOFLAGS", "-buildvcs=false")
+	_ = os.Setenv("XDG_CACHE_HOME", dir) // on Linux; elsewhere the user's is used, and pruned in time
+	_ = os.Setenv("GOFLAGS", "-buildvcs=false")
 	return m.Run()
 }
 

@@ -32,7 +32,7 @@ func resolveProgram(ctx context.Context, cfg *Config, g *goCommand, env *goEnv, 
 	case err != nil && local && !strings.Contains(program, "..."):
 		return nil, &ConfigError{Attr: "program", Message: fmt.Sprintf("there is no %s", name), Fix: suggest(ctx, g, flags), Err: err}
 	case err != nil || !local && !st.IsDir() && notGoFile(name) || !local && !hasGoFiles(name):
-		return []string{program}, nil // an import path
+		return []string{program}, nil //nolint:nilerr // an import path
 	case st.IsDir():
 		return []string{g.enter(name, env)}, nil
 	case notGoFile(name):

@@ -61,7 +61,7 @@ func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(str
 			if err1 == nil && err2 == nil && os.SameFile(mine, there) {
 				break
 			}
-			s.lock.Close()
+			_ = s.lock.Close()
 			continue
 		}
 		if !waiting {
@@ -73,16 +73,16 @@ func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(str
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	s.lock.WriteAt([]byte("\n"), 0) // sets its time; that is only for prune
+	_, _ = s.lock.WriteAt([]byte("\n"), 0) // sets its time; that is only for prune
 	prune(root, s.dir, time.Now())
 	leftover, _ := filepath.Glob(filepath.Join(s.dir, "tmp-*"))
 	for _, dir := range leftover {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 	}
 	return s, nil
 }
 
-func (s *slot) close() { s.lock.Close() }
+func (s *slot) close() { _ = s.lock.Close() }
 
 // prune removes what was not used for long, as far as that is possible: failing
 // to is no reason not to build.
@@ -95,8 +95,8 @@ func prune(root, except string, now time.Time) {
 			continue
 		}
 		if lock, err := tryLock(name); err == nil && lock != nil {
-			os.RemoveAll(dir)
-			lock.Close()
+			_ = os.RemoveAll(dir)
+			_ = lock.Close()
 		}
 	}
 }
@@ -150,19 +150,19 @@ func (s *slot) publish(output string) (*Binary, error) {
 // they may then be one file: only for places where nobody else writes.
 func placeFile(from, to string, link bool) error {
 	tmp := fmt.Sprintf("%s.%d.tmp", to, os.Getpid())
-	os.Remove(tmp)
+	_ = os.Remove(tmp)
 	if !link || os.Link(from, tmp) != nil {
 		if err := copyFile(from, tmp); err != nil {
-			os.Remove(tmp)
+			_ = os.Remove(tmp)
 			return err
 		}
 	}
 	if err := os.Rename(tmp, to); err != nil {
-		os.Remove(tmp)
+		_ = os.Remove(tmp)
 		return err
 	}
 	// Renaming a file to another name of the same file does nothing.
-	os.Remove(tmp)
+	_ = os.Remove(tmp)
 	return nil
 }
 
@@ -171,8 +171,8 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	defer func() { _ = r.Close() }()
+	w, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755) //nolint:gosec // a program
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func hashFile(name string) (sum string, size int64, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	size, err = io.CopyBuffer(h, f, make([]byte, 1<<20))
 	return hex.EncodeToString(h.Sum(nil)), size, err

@@ -46,7 +46,6 @@ func (p *buildPlan) sources(dir string) []PathRule {
 		if sub, ok := strings.CutPrefix(pkg.ImportPath, pkg.Module.Path); ok {
 			if root, ok := strings.CutSuffix(filepath.ToSlash(pkg.Dir), sub); ok {
 				local, remote = filepath.FromSlash(root), pkg.Module.Path
-				sub = ""
 			}
 			if pkg.Module.Version != "" {
 				remote = pkg.Module.Path + "@" + pkg.Module.Version + strings.TrimPrefix(remote, pkg.Module.Path)

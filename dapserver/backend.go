@@ -102,7 +102,7 @@ func (s *session) fromBackend(ctx context.Context, b *backend, raw []byte) {
 		s.onBackendEvent(ctx, b, m)
 	default:
 		// Registered before the client can answer, hence in the link's lock.
-		s.editor.send(ctx, raw, &m.env, sendOptions{assigned: func(seq int64) {
+		_ = s.editor.send(ctx, raw, &m.env, sendOptions{assigned: func(seq int64) {
 			s.update(func(st *state) {
 				if st.reverse == nil {
 					st.reverse = map[int64]reverseRequest{}
@@ -133,7 +133,7 @@ func (s *session) onResponse(ctx context.Context, b *backend, m message) {
 		default: // the second answer to the same request
 		}
 	default:
-		s.editor.send(ctx, m.raw, &m.env, sendOptions{requestSeq: p.editorSeq})
+		_ = s.editor.send(ctx, m.raw, &m.env, sendOptions{requestSeq: p.editorSeq})
 	}
 }
 
@@ -175,19 +175,19 @@ func (s *session) onBackendEvent(ctx context.Context, b *backend, m message) {
 	case "exited":
 		s.awaitOutput(ctx, b.start)
 		if s.claimEnd(func(st *state) *bool { return &st.exitTold }) {
-			s.editor.send(ctx, m.raw, &m.env, sendOptions{})
+			_ = s.editor.send(ctx, m.raw, &m.env, sendOptions{})
 		}
 	case "terminated":
 		s.awaitOutput(ctx, b.start)
 		if s.claimEnd(func(st *state) *bool { return &st.endTold }) {
-			s.editor.send(ctx, m.raw, &m.env, sendOptions{})
+			_ = s.editor.send(ctx, m.raw, &m.env, sendOptions{})
 			close(b.start.ended)
 		}
 	case "initialized":
-		s.editor.send(ctx, m.raw, &m.env, sendOptions{})
+		_ = s.editor.send(ctx, m.raw, &m.env, sendOptions{})
 		s.ready(ctx, b)
 	default:
-		s.editor.send(ctx, m.raw, &m.env, sendOptions{})
+		_ = s.editor.send(ctx, m.raw, &m.env, sendOptions{})
 	}
 }
 
@@ -282,7 +282,7 @@ func (s *session) askThen(ctx context.Context, b *backend, r request, then func(
 // delveError is an error response of Delve's as an error with Delve's words.
 func delveError(m message) error {
 	var answer dap.ErrorResponse
-	json.Unmarshal(m.raw, &answer) // what can't be read stays empty
+	_ = json.Unmarshal(m.raw, &answer) // what can't be read stays empty
 	re := &requestError{id: idInternal, summary: answer.Message, showUser: true}
 	if e := answer.Body.Error; e != nil && e.Format != "" {
 		// Delve's text begins with the summary.

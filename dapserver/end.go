@@ -64,12 +64,12 @@ func (s *session) pumpOutput(ctx context.Context, target Session) {
 	})
 	for stream, p := range rest {
 		if len(p) > 0 {
-			s.output(ctx, stream, string(p), nil)
+			_ = s.output(ctx, stream, string(p), nil)
 		}
 	}
 	if err != nil && ctx.Err() == nil && s.editor.cause() == nil {
 		s.log.Warn("the component's output broke off", "error", err)
-		s.output(ctx, Important, "kubedelve: the output of the component broke off: "+err.Error()+"\n", nil)
+		_ = s.output(ctx, Important, "kubedelve: the output of the component broke off: "+err.Error()+"\n", nil)
 	}
 }
 
@@ -196,7 +196,7 @@ func (s *session) backendLost(ctx context.Context, b *backend, cause error) {
 		if errors.Is(cause, io.EOF) {
 			cause = errors.New("it was closed on the other side")
 		}
-		s.output(ctx, Important, fmt.Sprintf("kubedelve: lost the connection to Delve in %s: %v\n", b.start.target.Name(), cause), nil)
+		_ = s.output(ctx, Important, fmt.Sprintf("kubedelve: lost the connection to Delve in %s: %v\n", b.start.target.Name(), cause), nil)
 	}
 	s.tellEnd(ctx)
 }

@@ -29,7 +29,7 @@ func TestFrameReaderIsTolerant(t *testing.T) {
 					t.Fatalf("got %q, %v", got, err)
 				}
 			}
-			if _, err := r.next(); err != io.EOF {
+			if _, err := r.next(); !errors.Is(err, io.EOF) {
 				t.Errorf("got %v at the end, want EOF", err)
 			}
 		})
@@ -132,7 +132,7 @@ func FuzzEnvelope(f *testing.F) {
 				t.Errorf("%s came back as %s", msg, out)
 			}
 		}
-		dap.DecodeProtocolMessage(msg) // must not panic, it is what checks requests
+		_, _ = dap.DecodeProtocolMessage(msg) // must not panic, it is what checks requests
 	})
 }
 

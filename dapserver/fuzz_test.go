@@ -37,7 +37,7 @@ func FuzzSession(f *testing.F) {
 		conn := &recorded{in: bytes.NewReader(in)}
 		done := make(chan struct{})
 		go func() {
-			New(Config{Launcher: l}).ServeConn(context.Background(), conn)
+			_ = New(Config{Launcher: l}).ServeConn(context.Background(), conn)
 			close(done)
 		}()
 		select {
@@ -48,7 +48,7 @@ func FuzzSession(f *testing.F) {
 		out := newFrameReader(bytes.NewReader(conn.out.Bytes()))
 		for n := int64(1); ; n++ {
 			msg, err := out.next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

@@ -162,7 +162,7 @@ func (d *delve) stop() {
 	d.stopped = true
 	d.mu.Unlock()
 	if !stopped {
-		d.server.Stop()
+		_ = d.server.Stop()
 		d.stdout.Close()
 		d.stderr.Close()
 	}
@@ -274,10 +274,10 @@ type editor struct {
 // connect starts a server for one client.
 func connect(t testing.TB, cfg Config) *editor {
 	t.Helper()
-	return connectTo(t, context.Background(), New(cfg))
+	return connectTo(context.Background(), t, New(cfg))
 }
 
-func connectTo(t testing.TB, ctx context.Context, srv *Server) *editor {
+func connectTo(ctx context.Context, t testing.TB, srv *Server) *editor {
 	t.Helper()
 	// TCP rather than net.Pipe: a test that writes while the server does must
 	// not block, as no editor would.

@@ -67,6 +67,7 @@ type Session interface {
 type OutputStream string
 
 const (
+	// Stdout and Stderr are the component's.
 	Stdout OutputStream = "stdout"
 	Stderr OutputStream = "stderr"
 	// Console is for what kubedelve itself has to say.

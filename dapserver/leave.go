@@ -15,7 +15,7 @@ const (
 // leaveBackend closes the connection to Delve. If the component is to live on
 // under it (end is false), it must not stay halted, nor stop at a breakpoint
 // with nobody there to see it: Delve resumes nothing on its own.
-func (s *session) leaveBackend(ctx context.Context, st *start, end bool, how leaving) {
+func (s *session) leaveBackend(ctx context.Context, end bool, how leaving) {
 	var b *backend
 	var set breakpoints
 	halted, attached, over := false, false, false

@@ -25,7 +25,7 @@ func logFrame(log *slog.Logger, direction string, msg []byte, env *envelope) {
 		name = env.event
 	}
 	body := env.body.in(msg)
-	text := ""
+	var text string
 	switch {
 	case secretive[name] && len(body) > 0:
 		text = "(" + strconv.Itoa(len(body)) + " bytes)"

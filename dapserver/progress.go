@@ -46,7 +46,7 @@ func (p *progress) Stage(title string, percent int) {
 	p.s.log.Debug("progress", "stage", title, "percent", percent)
 	switch {
 	case !p.events && !sameStage:
-		p.s.output(p.ctx, Console, title+"\n", nil)
+		_ = p.s.output(p.ctx, Console, title+"\n", nil)
 	case p.events && first:
 		p.s.event(p.ctx, "progressStart", dap.ProgressStartEventBody{
 			ProgressId: p.id, Title: p.title, RequestId: int(p.request), Message: title, Percentage: max(percent, 0),
@@ -63,7 +63,7 @@ func (p *progress) Output(stream OutputStream, text string, at *Location) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.ended {
-		p.s.output(p.ctx, stream, text, at)
+		_ = p.s.output(p.ctx, stream, text, at)
 	}
 }
 

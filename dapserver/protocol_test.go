@@ -336,7 +336,7 @@ func TestLaunchIsCancelled(t *testing.T) {
 			}
 			ctx, stop := context.WithCancel(context.Background())
 			defer stop()
-			e := connectTo(t, ctx, New(Config{Launcher: l}))
+			e := connectTo(ctx, t, New(Config{Launcher: l}))
 			e.initialize()
 			seq := e.request("launch", `{"target":"deploy/web"}`)
 			<-launching

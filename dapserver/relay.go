@@ -16,8 +16,8 @@ import (
 // connection must end a Read of it.
 func Relay(ctx context.Context, editor, backend io.ReadWriteCloser) error {
 	closeBoth := sync.OnceFunc(func() {
-		editor.Close()
-		backend.Close()
+		_ = editor.Close()
+		_ = backend.Close()
 	})
 	defer closeBoth()
 	stop := context.AfterFunc(ctx, closeBoth)
@@ -36,9 +36,9 @@ func Relay(ctx context.Context, editor, backend io.ReadWriteCloser) error {
 			return
 		}
 		if half, ok := to.(interface{ CloseWrite() error }); ok {
-			half.CloseWrite() // fails if the other direction is over, too
+			_ = half.CloseWrite() // fails if the other direction is over, too
 		} else {
-			to.Close()
+			_ = to.Close()
 		}
 	}
 	wg.Go(func() { pipe(0, backend, editor, "from the editor to Delve") })

@@ -102,7 +102,7 @@ func TestRelayEnds(t *testing.T) {
 				// The other side hears of it, and ends as well.
 				for _, c := range []net.Conn{editor, delve} {
 					c.SetReadDeadline(deadline())
-					c.Read(make([]byte, 1))
+					_, _ = c.Read(make([]byte, 1))
 					c.Close()
 				}
 				select {

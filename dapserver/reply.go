@@ -34,7 +34,7 @@ type response struct {
 
 // respond answers a request with success.
 func (s *session) respond(ctx context.Context, req *envelope, body any) {
-	s.post(ctx, envelope{kind: "response", command: req.command, success: true},
+	_ = s.post(ctx, envelope{kind: "response", command: req.command, success: true},
 		response{"response", req.seq, true, req.command, "", body}, 0)
 }
 
@@ -42,13 +42,13 @@ func (s *session) respond(ctx context.Context, req *envelope, body any) {
 func (s *session) fail(ctx context.Context, req *envelope, re *requestError) {
 	s.log.Debug("request failed", "command", req.command, "seq", req.seq, "id", re.id, "error", re)
 	body := dap.ErrorResponseBody{Error: &dap.ErrorMessage{Id: re.id, Format: re.Error(), ShowUser: re.showUser}}
-	s.post(ctx, envelope{kind: "response", command: req.command},
+	_ = s.post(ctx, envelope{kind: "response", command: req.command},
 		response{"response", req.seq, false, req.command, re.summary, body}, 0)
 }
 
 // event sends an event.
 func (s *session) event(ctx context.Context, name string, body any) {
-	s.eventLimit(ctx, name, body, 0)
+	_ = s.eventLimit(ctx, name, body, 0)
 }
 
 func (s *session) eventLimit(ctx context.Context, name string, body any, limit int) error {

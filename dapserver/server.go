@@ -72,12 +72,12 @@ func New(cfg Config) *Server {
 // must be on a loopback address.
 func (srv *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if addr, ok := listener.Addr().(*net.TCPAddr); ok && !addr.IP.IsLoopback() {
-		listener.Close()
+		_ = listener.Close()
 		return fmt.Errorf("listening on %s: a debug server must not be reachable from the network; use 127.0.0.1:%d", addr, addr.Port)
 	}
-	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	for {

@@ -72,12 +72,12 @@ func (s *session) serve(ctx context.Context) (err error) {
 			// a Read of stdin may not notice that it was closed.
 			err, done = s.editor.cause(), true
 		case <-ctx.Done():
-			s.output(ctx, Console, "kubedelve is ending this session\n", nil)
+			_ = s.output(ctx, Console, "kubedelve is ending this session\n", nil)
 			err, done = context.Cause(ctx), true
 		}
 	}
 	if framing := (*framingError)(nil); errors.As(err, &framing) {
-		s.output(ctx, Important, "kubedelve: "+err.Error()+": closing the connection\n", nil)
+		_ = s.output(ctx, Important, "kubedelve: "+err.Error()+": closing the connection\n", nil)
 	}
 	// After a disconnect there is nothing left to do here.
 	if closeErr := s.shutdown(ctx, leaving{}); closeErr != nil {
@@ -143,7 +143,7 @@ func (s *session) malformed(ctx context.Context, err error) {
 		s.fail(ctx, &envelope{seq: bad.seq}, &requestError{idMalformed, "Malformed request", bad.what, false})
 		return
 	}
-	s.output(ctx, Console, "kubedelve: ignored a message of the editor: "+err.Error()+"\n", nil)
+	_ = s.output(ctx, Console, "kubedelve: ignored a message of the editor: "+err.Error()+"\n", nil)
 }
 
 func (s *session) onRequest(ctx context.Context, m message) (done bool) {
@@ -248,7 +248,7 @@ func (s *session) onReverseResponse(ctx context.Context, m message) {
 func (s *session) onCancel(ctx context.Context, m message) {
 	var args dap.CancelArguments
 	if body := m.env.body.in(m.raw); !empty(body) {
-		json.Unmarshal(body, &args) // checkRequest has done so
+		_ = json.Unmarshal(body, &args) // checkRequest has done so
 	}
 	var waiting *message
 	launch := false

@@ -164,7 +164,7 @@ func TestDetachLeavesTheComponentRunning(t *testing.T) {
 			d := startDelve(t, "loop")
 			cfg := Config{Session: d}
 			srv := New(cfg)
-			e := connectTo(t, context.Background(), srv)
+			e := connectTo(context.Background(), t, srv)
 			e.initialize()
 			e.AttachRequest(map[string]any{"mode": "remote"})
 			e.awaitLaunched()
@@ -196,7 +196,7 @@ func TestDetachLeavesTheComponentRunning(t *testing.T) {
 				}
 			}
 			// The next client has it at once.
-			e = connectTo(t, context.Background(), srv)
+			e = connectTo(context.Background(), t, srv)
 			e.launch()
 			e.disconnect()
 		})
@@ -207,12 +207,12 @@ func TestSecondClientIsToldWhoHasTheSession(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t, "loop")
 	srv := New(Config{Session: d})
-	first := connectTo(t, context.Background(), srv)
+	first := connectTo(context.Background(), t, srv)
 	first.launch()
 	first.ConfigurationDoneRequest()
 	want[*dap.ConfigurationDoneResponse](first)
 
-	second := connectTo(t, context.Background(), srv)
+	second := connectTo(context.Background(), t, srv)
 	second.initialize()
 	second.AttachRequest(map[string]any{"mode": "remote"})
 	wantError(second, idInUse, "fixture is in use by "+first.conn.LocalAddr().String())

@@ -69,7 +69,7 @@ func (s *session) runStart(ctx, startCtx context.Context, st *start, refuse func
 	s.log.Info("start failed", "request", st.request, "error", err)
 	// Undone first, then answered: the client may try again at once.
 	if releaseErr := s.release(ctx, st, leaving{}); releaseErr != nil {
-		s.output(ctx, Important, releaseErr.Error()+"\n", nil)
+		_ = s.output(ctx, Important, releaseErr.Error()+"\n", nil)
 	}
 	st.progress.end("")
 	var early []message
@@ -136,7 +136,7 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) error {
 	})
 	answer, err := s.ask(handCtx, b, initialize)
 	if err != nil {
-		return s.handshakeError(handCtx, st, err)
+		return s.handshakeError(st, err)
 	}
 	changed, err := changedCapabilities(answer.env.body.in(answer.raw))
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) error {
 			s.respond(ctx, &envelope{seq: st.seq, command: st.request}, nil)
 		}
 	}); err != nil {
-		return s.handshakeError(handCtx, st, err)
+		return s.handshakeError(st, err)
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ func (s *session) claimAnswer(st *start) (mine bool) {
 	return mine
 }
 
-func (s *session) handshakeError(ctx context.Context, st *start, err error) error {
+func (s *session) handshakeError(st *start, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("delve in %s has not answered for %s: another debugger (GoLand, dlv connect) may be connected to it; disconnect that first",
 			st.target.Name(), s.srv.cfg.HandshakeTimeout)
@@ -234,9 +234,9 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 		defer p.end("")
 	}
 	if how.terminate && !end {
-		s.output(outer, Console, "kubedelve: "+st.target.Name()+" stays under the debugger; end it where it was started\n", nil)
+		_ = s.output(outer, Console, "kubedelve: "+st.target.Name()+" stays under the debugger; end it where it was started\n", nil)
 	}
-	s.leaveBackend(ctx, st, end, how)
+	s.leaveBackend(ctx, end, how)
 	if end {
 		if err = st.target.Close(ctx); err != nil {
 			err = fmt.Errorf("restoring %s: %w", st.target.Name(), err)
@@ -255,7 +255,7 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 func disconnectArguments(raw json.RawMessage) leaving {
 	var args dap.DisconnectArguments
 	if !empty(raw) {
-		json.Unmarshal(raw, &args) // checkRequest has done so
+		_ = json.Unmarshal(raw, &args) // checkRequest has done so
 	}
 	return leaving{terminate: args.TerminateDebuggee, suspend: args.SuspendDebuggee}
 }
