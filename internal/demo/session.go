@@ -54,8 +54,10 @@ func (d *demo) session(ctx context.Context) error {
 	d.show("%s:%d", d.breakpoint.Path, d.breakpoint.Line)
 	shares := sharesOf(debugger.Events(), pressed, armed)
 	if err := d.step("the debug pod takes over from the original", func() error {
-		_, err := debugger.AwaitOutput(ctx, "now serves")
-		return err
+		if _, err := debugger.AwaitOutput(ctx, "now serves"); err != nil {
+			return err
+		}
+		return d.namespace.Alone(ctx, "middle")
 	}); err != nil {
 		return err
 	}

@@ -89,6 +89,7 @@ func launch(t *testing.T, n *testcluster.Namespace, config map[string]any, break
 	if _, err := d.AwaitOutput(ctx, "now serves"); err != nil {
 		t.Fatal(err)
 	}
+	alone(t, n)
 	return d, adapter
 }
 

@@ -127,6 +127,7 @@ func killAtStage(t *testing.T, n *testcluster.Namespace, step int) (at string, m
 		}
 	}
 	if count++; count == step {
+		alone(t, n)
 		breakpoint := breakpoint(t, "")
 		d, _, err := editor.Start(ctx, dial(t, ready.Listen), "attach", attachConfig, breakpoint)
 		if err != nil {

@@ -43,7 +43,17 @@ func debugMiddle(t *testing.T, n *testcluster.Namespace, args ...string) (p *tes
 	if !strings.Contains(serving.Text, "now serves deploy/middle") {
 		t.Fatalf("the debug pod does not serve: %s", serving.Text)
 	}
+	alone(t, n)
 	return p, ready
+}
+
+// alone waits until the original pods have ended: until then they may still answer
+// what comes on connections that they have.
+func alone(t *testing.T, n *testcluster.Namespace) {
+	t.Helper()
+	if err := n.Alone(within(t), "middle"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // end is Ctrl-C, and checks that all went well.

@@ -108,7 +108,7 @@ func (c *Cluster) provide(ctx context.Context) error {
 		return errors.New("this cluster has to pull its images: set KUBEDELVE_TEST_IMAGES to what their names begin with (see internal/testcluster/doc.go)")
 	}
 	if shellErr != nil {
-		fmt.Fprintln(c.log, "no image with a shell:", shellErr)
+		_, _ = fmt.Fprintln(c.log, "no image with a shell:", shellErr)
 	}
 	for _, image := range images {
 		if c.named == "" {

@@ -31,6 +31,20 @@ func (n *Namespace) DeletePod(ctx context.Context, name string) error {
 	})
 }
 
+// Alone waits until no pod of the app is about to end.
+func (n *Namespace) Alone(ctx context.Context, app string) error {
+	return until(ctx, "the original pods of "+app+" to end", func() (bool, string, error) {
+		pods, err := n.Pods(ctx, app)
+		state := ""
+		for _, pod := range pods {
+			if pod.DeletionTimestamp != nil {
+				state += " " + pod.Name + ": " + describe(&pod)
+			}
+		}
+		return err == nil && state == "", state, err
+	})
+}
+
 // AwaitLog waits until a container has logged the text that many times.
 func (n *Namespace) AwaitLog(ctx context.Context, pod, container, text string, times int) error {
 	return until(ctx, fmt.Sprintf("%q in the log of pod %s", text, pod), func() (bool, string, error) {

@@ -61,7 +61,7 @@ func (p *Programs) Path(name string) string { return filepath.Join(p.Dir, name) 
 func (p *Programs) Shop() string { return filepath.Join(p.Root, "testdata", "shop") }
 
 func goBuild(ctx context.Context, dir, output, pkg string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", output, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", output, pkg) //nolint:gosec // our own programs
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if strings.HasSuffix(output, "kubedelve") {
@@ -106,9 +106,9 @@ func shellFiles(ctx context.Context) (map[string]string, error) {
 		return nil, fmt.Errorf("an image with a shell: %w", err)
 	}
 	files := map[string]string{"/bin/sh": shell}
-	out, err := exec.CommandContext(ctx, "ldd", shell).Output()
+	out, err := exec.CommandContext(ctx, "ldd", shell).Output() //nolint:gosec // /bin/sh
 	if err != nil {
-		return files, nil //nolint:nilerr // a static shell needs none
+		return files, nil // a static shell needs none
 	}
 	// "	libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)", "	/lib64/ld-linux-x86-64.so.2 (0x...)"
 	for line := range strings.Lines(string(out)) {

@@ -250,7 +250,7 @@ func (n *Namespace) Endpoints(ctx context.Context, service string) (map[string]b
 		return nil, fmt.Errorf("reading the endpoints of %s: %w", service, err)
 	}
 	if len(list.Items) == 0 {
-		return nil, nil
+		return nil, nil //nolint:nilnil // an empty map is one without endpoints
 	}
 	ready := map[string]bool{}
 	for _, slice := range list.Items {
