@@ -941,7 +941,7 @@ func TestAsPID1(t *testing.T) {
 	// shell that mounts it and becomes the agent.
 	script := filepath.Join(t.TempDir(), "init")
 	body := "#!/bin/sh\nmount -t proc proc /proc || exit 99\nexec " + programs.agent + " serve --debug --dir " + r.dir + " --config " + r.dir + "/config.json\n"
-	if err := os.WriteFile(script, []byte(body), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(script, []byte(body), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	agent := programs.agent

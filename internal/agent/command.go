@@ -33,7 +33,7 @@ func ReportCommand(pid int, message string) error {
 	if len(text) > maxMessage {
 		return fmt.Errorf("the command line takes %d bytes, and the kubelet passes on %d", len(text), maxMessage)
 	}
-	if err := os.WriteFile(message, text, 0o600); err != nil { //nolint:gosec // a file of the container's
+	if err := os.WriteFile(message, text, 0o600); err != nil {
 		return fmt.Errorf("writing the termination message: %w", err)
 	}
 	return nil

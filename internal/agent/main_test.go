@@ -27,7 +27,9 @@ import (
 // busy, and it costs nothing when all is well.
 const patience = 60 * time.Second
 
-// programs are built once: the agent, and two components that differ.
+// programs are built once: the agent, and two components that differ. With
+// AGENT_BUILD_FLAGS=-race in the environment the agent looks for data races, and a
+// test that sees one fails; it is slow, since Delve is in the same program.
 var programs struct{ dir, agent, component, other string }
 
 func TestMain(m *testing.M) {
@@ -49,14 +51,16 @@ func build(dir string) error {
 	programs.dir = dir
 	programs.agent, programs.component, programs.other = filepath.Join(dir, "kubedelve-agent"), filepath.Join(dir, "component"), filepath.Join(dir, "other")
 	for _, args := range [][]string{
-		{"-o", programs.agent, "../../cmd/kubedelve-agent"},
+		append(strings.Fields(os.Getenv("AGENT_BUILD_FLAGS")), "-o", programs.agent, "../../cmd/kubedelve-agent"), // -race
 		// Only package main without optimisation: the standard library would
 		// have to be compiled again.
 		{"-gcflags=-N -l", "-o", programs.component, "./testdata/component"},
 		{"-gcflags=-N -l", "-ldflags=-X=main.unused=other -compressdwarf=false", "-o", programs.other, "./testdata/component"},
 	} {
 		cmd := exec.Command("go", append([]string{"build"}, args...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if os.Getenv("AGENT_BUILD_FLAGS") == "" {
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		}
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("go build %q: %w\n%s", args, err, out)
 		}
@@ -197,6 +201,11 @@ func (r *rig) run(attr *syscall.SysProcAttr, original ...string) {
 			r.t.Error("the agent did not end")
 			_ = cmd.Process.Kill()
 			<-exited
+		}
+		for _, race := range strings.Split(said.String(), "WARNING: DATA RACE")[1:] {
+			if race, _, _ = strings.Cut(race, "\n====="); strings.Contains(race, "kubedelve/internal/agent.(") { // Delve has its own
+				r.t.Errorf("a data race:%s", race)
+			}
 		}
 		if r.t.Failed() {
 			r.t.Logf("the agent said:\n%s", said)

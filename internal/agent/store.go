@@ -93,7 +93,7 @@ func (d layout) store(f agentapi.File, r io.Reader) error {
 func (d layout) room(f agentapi.File) error {
 	var disk unix.Statfs_t
 	if unix.Statfs(d.incoming(), &disk) != nil || disk.Bsize <= 0 {
-		return nil // the write will tell
+		return nil //nolint:nilerr // the write will tell
 	}
 	if free := disk.Bavail * uint64(disk.Bsize); free < uint64(f.Size) { //nolint:gosec // checked
 		return fmt.Errorf("storing %s: it takes %d MB, and the folder %s has %d MB left: %w", f.Name, f.Size>>20, d, free>>20, unix.ENOSPC)
