@@ -67,8 +67,9 @@ type Session interface {
 type OutputStream string
 
 const (
-	// Stdout and Stderr are the component's.
+	// Stdout is the component's.
 	Stdout OutputStream = "stdout"
+	// Stderr is the component's.
 	Stderr OutputStream = "stderr"
 	// Console is for what kubedelve itself has to say.
 	Console OutputStream = "console"

@@ -92,7 +92,7 @@ func (s *session) serve(ctx context.Context) (err error) {
 	s.editor.close()
 	if reading {
 		select {
-		case <-readErr:
+		case <-readErr: //nolint:errcheck // that it ended is enough
 		case <-time.After(2 * time.Second):
 			return fmt.Errorf("closing the connection to %s did not end reading from it", s.peer)
 		}

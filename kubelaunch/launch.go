@@ -109,7 +109,7 @@ func (p *Placement) Check(ctx context.Context, o Options) error {
 	// Only Launch decides for good whose the target is.
 	name := secretName(p.Target)
 	if _, err := readJournal(ctx, p.cluster, name); err != nil {
-		return nil
+		return nil //nolint:nilerr // as a rule there is none
 	}
 	return sessionExists(ctx, p.cluster, name, p.Target.String())
 }

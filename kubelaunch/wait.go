@@ -38,7 +38,7 @@ func waitFor(ctx context.Context, name string, o object, done func(runtime.Objec
 		if ok, err := done(current); ok || err != nil {
 			return err
 		}
-		version := list.(metav1.ListInterface).GetResourceVersion()
+		version := list.(metav1.ListInterface).GetResourceVersion() //nolint:errcheck // every list is one
 		again, err := watchOnce(ctx, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
 		if err != nil {
 			return fmt.Errorf("watching %s %s: %w", o.what, name, err)

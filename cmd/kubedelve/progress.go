@@ -46,7 +46,7 @@ func newConsole(format string, stdout, stderr io.Writer) *console {
 		c.json = json.NewEncoder(stdout)
 	}
 	if f, ok := stderr.(*os.File); ok {
-		c.color = term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" //nolint:gosec // a descriptor
+		c.color = term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
 	}
 	return c
 }

@@ -166,7 +166,7 @@ type contentReader struct{ io.Reader }
 
 func (r contentReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's own
+	if err != nil && err != io.EOF {
 		err = &contentError{err}
 	}
 	return n, err

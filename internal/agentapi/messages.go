@@ -214,7 +214,7 @@ const frameHead = 5
 
 // AppendFrame appends a frame of output to b. It has MaxOutput bytes at most.
 func AppendFrame(b []byte, fd int, p []byte) []byte {
-	b = append(b, byte(fd))
+	b = append(b, byte(fd))                              //nolint:gosec // 0, 1 or 2
 	b = binary.BigEndian.AppendUint32(b, uint32(len(p))) //nolint:gosec // at most MaxOutput
 	return append(b, p...)
 }

@@ -91,7 +91,7 @@ func dialAgent(ctx context.Context, n *testcluster.Namespace, pod string, port i
 	if err != nil {
 		return nil, err
 	}
-	response, err := client.Do(request) //nolint:bodyclose // Upgraded takes it over
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
 	}

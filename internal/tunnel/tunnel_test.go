@@ -241,7 +241,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 //nolint:gosec // it is the test
+	cfg.MinVersion, cfg.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	if err := tls.Client(netConn(stream), cfg).HandshakeContext(t.Context()); err == nil {
 		t.Error("a TLS 1.2 handshake succeeded")
 	}

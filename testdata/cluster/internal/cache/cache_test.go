@@ -99,7 +99,7 @@ func TestKeyDependsOnEveryPart(t *testing.T) {
 	if key("a", "b") == key("ab") || key("a") == key("b") {
 		t.Error("different parts give one key")
 	}
-	if key("a", "b") != key("a", "b") {
+	if again := key("a", "b"); key("a", "b") != again {
 		t.Error("the same parts give two keys")
 	}
 }

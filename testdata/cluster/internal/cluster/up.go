@@ -213,7 +213,7 @@ func (m *Manager) boot(ctx context.Context, rec *state.Record, p parts) (nodeCtx
 	// Ends with the node, at the latest with this process.
 	go func() {
 		err := first.Wait()
-		cancel(fmt.Errorf("the node's PID 1 has ended (%v):\n%s", err, tail(spec.Console, 20)))
+		cancel(fmt.Errorf("the node's PID 1 has ended (%w):\n%s", err, tail(spec.Console, 20)))
 	}()
 	if rec.Flavour == Plain {
 		if err := m.spawn(ctx, *rec, "containerd", "/usr/bin/containerd"); err != nil {

@@ -222,7 +222,7 @@ func Await(ctx context.Context, what string, check func(context.Context) error) 
 			if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
 				return fmt.Errorf("waiting until %s: %w", what, cause)
 			}
-			return fmt.Errorf("waiting until %s: the time is up; at last: %v", what, last)
+			return fmt.Errorf("waiting until %s: the time is up; at last: %w", what, last)
 		case <-tick.C:
 		}
 	}

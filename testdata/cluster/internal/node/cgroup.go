@@ -200,11 +200,11 @@ func (c cgroups) pids() []int {
 	for _, h := range c.trees {
 		_ = filepath.WalkDir(c.dir(h), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || !e.IsDir() {
-				return nil // a cgroup may go away while one looks
+				return nil //nolint:nilerr // a cgroup may go away while one looks
 			}
 			data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 			if err != nil {
-				return nil
+				return nil //nolint:nilerr // the same
 			}
 			for _, p := range strings.Fields(string(data)) {
 				if pid, err := strconv.Atoi(p); err == nil && pid > 0 {
