@@ -604,6 +604,38 @@ func TestSIGTERMReachesAHaltedComponent(t *testing.T) {
 	}
 }
 
+func TestAHaltedComponentServesOnWhileItsPodIsTakenAway(t *testing.T) {
+	const drain = 700 * time.Millisecond
+	r := newRig(t, func(c *agentapi.Config) { c.Drain = agentapi.Duration(drain) })
+	c := r.client("test")
+	pid := start(t, c, "handle=5", "loop")
+	d := attach(t, c)
+	d.hit()
+	d.goOn()
+	began := time.Now()
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	r.runs(pid) // before its own SIGTERM comes
+	if got := r.code(); got != 5 || time.Since(began) < drain {
+		t.Errorf("exit code %d after %v; want 5 after %v", got, time.Since(began), drain)
+	}
+}
+
+func TestATemporaryFolderGoesWithTheAgent(t *testing.T) {
+	r := newRig(t, func(c *agentapi.Config) { c.Temporary = true; c.TTL = agentapi.Duration(200 * time.Millisecond) })
+	c := r.client("test")
+	pid := launch(t, c, "loop")
+	_ = c.Close()
+	if got := r.code(); got != 0 {
+		t.Errorf("exit code %d; want 0", got)
+	}
+	r.gone(pid)
+	if exists(r.dir) {
+		t.Error("the folder is left")
+	}
+}
+
 func TestAComponentThatStaysIsKilled(t *testing.T) {
 	r := newRig(t, func(c *agentapi.Config) { c.Stop = agentapi.Duration(200 * time.Millisecond) })
 	c := r.client("test")
