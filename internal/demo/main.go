@@ -79,6 +79,9 @@ func (d *demo) show(format string, args ...any) {
 }
 
 func (d *demo) run(ctx context.Context) (err error) {
+	if err := testcluster.Supported(); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "kubedelve-demo")
 	if err != nil {
 		return err

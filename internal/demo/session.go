@@ -47,7 +47,10 @@ func (d *demo) session(ctx context.Context) error {
 		}, d.breakpoint)
 		return err
 	})
-	defer func() { _ = debugger.Close() }() // if something went wrong, the adapter restores by itself
+	defer func() { // if something went wrong, the adapter restores by itself
+		_ = debugger.Close()
+		_, _, _ = adapter.Wait(context.WithoutCancel(ctx))
+	}()
 	if err != nil {
 		return errors.Join(err, errors.New(debugger.Output()))
 	}

@@ -62,6 +62,9 @@ func runAll(m *testing.M) int {
 }
 
 func bringUp(ctx context.Context, dir string) (*testcluster.Cluster, error) {
+	if err := testcluster.Supported(); err != nil {
+		return nil, err
+	}
 	programs, err := testcluster.Build(ctx, dir)
 	if err != nil {
 		return nil, err

@@ -43,10 +43,10 @@ type Cluster struct {
 // images. The progress goes to log.
 func Start(ctx context.Context, name string, programs *Programs, log io.Writer) (c *Cluster, err error) {
 	c = &Cluster{Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
-	c.Kubeconfig = given()
-	if c.Kubeconfig == "" && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
-		return nil, ErrUnsupported
+	if err := Supported(); err != nil {
+		return nil, err
 	}
+	c.Kubeconfig = given()
 	if runtime.GOOS == "linux" {
 		if err := goBuild(ctx, filepath.Join(programs.Root, "testdata", "cluster"), c.tool, "."); err != nil {
 			return nil, err
@@ -78,6 +78,15 @@ func Start(ctx context.Context, name string, programs *Programs, log io.Writer) 
 		return nil, fmt.Errorf("the cluster of %s: %w", c.Kubeconfig, err)
 	}
 	return c, c.provide(ctx)
+}
+
+// Supported tells, before anything is built, whether Start could find or make a
+// cluster: the error is [ErrUnsupported].
+func Supported() error {
+	if given() == "" && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
+		return ErrUnsupported
+	}
+	return nil
 }
 
 // given is the kubeconfig that the user wants to be used.

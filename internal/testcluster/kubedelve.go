@@ -268,7 +268,9 @@ type Adapter struct {
 	io.ReadCloser
 	stdin  io.WriteCloser
 	cmd    *exec.Cmd
-	mu     sync.Mutex // guards stderr
+	reap   sync.Once
+	ended  chan struct{} // closed when the process was reaped
+	mu     sync.Mutex    // guards stderr
 	stderr bytes.Buffer
 }
 
@@ -279,7 +281,7 @@ func (c *Cluster) BeginAdapter(k Command) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Adapter{cmd: cmd}
+	a := &Adapter{cmd: cmd, ended: make(chan struct{})}
 	if a.stdin, err = cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("kubedelve: %w", err)
 	}
@@ -306,18 +308,17 @@ func (a *Adapter) Kill() error { return a.cmd.Process.Kill() }
 // Wait waits for the adapter's end, after its output was read to the end or
 // closed, and returns its exit code and what it wrote on standard error.
 func (a *Adapter) Wait(ctx context.Context) (code int, stderr string, err error) {
-	ended := make(chan struct{})
-	go func() { // ends with the process
+	go a.reap.Do(func() { // ends with the process
 		_ = a.cmd.Wait()
-		close(ended)
-	}()
+		close(a.ended)
+	})
 	limit, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	select {
-	case <-ended:
+	case <-a.ended:
 	case <-limit.Done():
 		_ = quit(a.cmd.Process)
-		<-ended
+		<-a.ended
 		err = fmt.Errorf("waiting for kubedelve dap to end: %w", context.Cause(limit))
 	}
 	a.mu.Lock()
