@@ -155,6 +155,9 @@ func (j *journal) add(ctx context.Context, s step) error {
 
 // remove is the last step of undo.
 func (j *journal) remove(ctx context.Context) error {
+	if j.secret == nil {
+		return nil // lost before
+	}
 	uid := j.secret.UID
 	err := j.cluster.Client.CoreV1().Secrets(j.secret.Namespace).Delete(ctx, j.secret.Name,
 		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})

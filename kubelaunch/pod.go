@@ -61,7 +61,8 @@ func debugPod(template *corev1.PodTemplateSpec, namespace string, o podOptions) 
 			Name: o.name, Namespace: namespace,
 			Labels: template.Labels, Annotations: template.Annotations, Finalizers: template.Finalizers,
 			// A pod whose journal is gone is nobody's: the garbage collector takes
-			// it. It is no controller, so that a ReplicaSet can still adopt the pod.
+			// it, unless a ReplicaSet has adopted it (then restore finds it). The
+			// Secret is no controller, so that one can.
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Secret", Name: o.secret.Name, UID: o.secret.UID}},
 		},
 		Spec: template.Spec,

@@ -191,8 +191,40 @@ func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
 		}
 		infos = append(infos, info)
 	}
+	lost, err := lostSessions(ctx, c, infos)
+	if err != nil {
+		return nil, err
+	}
+	infos = append(infos, lost...)
 	slices.SortFunc(infos, func(a, b Info) int { return a.Created.Compare(b.Created) })
 	return infos, nil
+}
+
+// lostSessions finds pods of ours whose journal somebody deleted: the garbage
+// collector leaves those that a ReplicaSet has adopted.
+func lostSessions(ctx context.Context, c *Cluster, known []Info) ([]Info, error) {
+	pods, err := c.Client.CoreV1().Pods(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labelSession})
+	if err != nil {
+		return nil, fmt.Errorf("reading the pods of sessions: %w", err)
+	}
+	var lost []Info
+	for _, pod := range pods.Items {
+		id := pod.Labels[labelSession]
+		if pod.DeletionTimestamp != nil || slices.ContainsFunc(known, func(i Info) bool { return i.ID == id && i.Namespace == pod.Namespace }) {
+			continue
+		}
+		in := *c
+		in.Namespace = pod.Namespace
+		target := "deploy/" + strings.TrimSuffix(pod.Name, "-kubedelve-"+id)
+		lost = append(lost, Info{
+			ID: id, Namespace: pod.Namespace, Target: target, Pod: pod.Name, Owner: "(journal lost)", Created: pod.CreationTimestamp.Time,
+			journal: &journal{cluster: &in, record: record{
+				Session: id, Target: target,
+				Steps: []step{{Kind: stepPod, Pod: pod.Name}, {Kind: stepAdopt, Pod: pod.Name}},
+			}},
+		})
+	}
+	return lost, nil
 }
 
 // Find returns the session with the id or the target in the list.

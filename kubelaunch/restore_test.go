@@ -169,3 +169,23 @@ func TestAJournalIsWrittenOnlyByWhoReadItLast(t *testing.T) {
 		t.Errorf("the step is taken for written: %v", j.record.Steps)
 	}
 }
+
+func TestAPodWhoseJournalIsLostIsFoundAndDeleted(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Name: "web-kubedelve-1a2b3c4d", Namespace: "shop", UID: "u", Labels: map[string]string{labelSession: "1a2b3c4d", templateHash: "5d5f"},
+	}}
+	cluster, client := fakeCluster(nil, pod)
+	infos, err := Sessions(t.Context(), cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(infos) != 1 || infos[0].Target != "deploy/web" || infos[0].Pod != pod.Name {
+		t.Fatalf("got sessions %+v, want the one of pod %s", infos, pod.Name)
+	}
+	if err := Restore(t.Context(), infos[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := client.CoreV1().Pods("shop").List(t.Context(), metav1.ListOptions{}); err != nil || len(left.Items) != 0 {
+		t.Errorf("%d pods are left (%v)", len(left.Items), err)
+	}
+}

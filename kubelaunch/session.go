@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -108,13 +109,37 @@ func (l *launch) takeOver(ctx context.Context) error {
 	if err := l.waitAdopted(ctx); err != nil {
 		return err
 	}
-	err = waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, members []corev1.Pod) bool {
+	var members []corev1.Pod
+	err = waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, now []corev1.Pod) bool {
+		members = now
 		return len(members) <= int(want)
 	})
 	if err != nil {
 		return err
 	}
-	return waitRoutes(ctx)
+	return l.waitReplaced(ctx, members)
+}
+
+// waitReplaced waits until the pods that are no members any more have ended: until
+// then they may answer on connections that callers keep open.
+func (l *launch) waitReplaced(ctx context.Context, members []corev1.Pod) error {
+	routes := time.NewTimer(routeDelay)
+	defer routes.Stop()
+	for i := range l.placement.pods {
+		original := &l.placement.pods[i]
+		if slices.ContainsFunc(members, func(m corev1.Pod) bool { return m.UID == original.UID }) {
+			continue
+		}
+		if err := waitGone(ctx, l.cluster, original); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-routes.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (l *launch) waitAdopted(ctx context.Context) error {

@@ -39,27 +39,25 @@ func waitFor(ctx context.Context, name string, o object, done func(runtime.Objec
 			return err
 		}
 		version := list.(metav1.ListInterface).GetResourceVersion() //nolint:errcheck // every list is one
-		again, err := watchOnce(ctx, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
-		if err != nil {
-			return fmt.Errorf("watching %s %s: %w", o.what, name, err)
-		}
-		if !again {
-			return nil
+		again, err := watchOnce(ctx, name, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
+		if !again || err != nil {
+			return err
 		}
 	}
 }
 
 // watchOnce follows one watch; again is true if it ended before done did.
-func watchOnce(ctx context.Context, o object, options metav1.ListOptions, done func(runtime.Object) (bool, error)) (again bool, err error) {
+func watchOnce(ctx context.Context, name string, o object, options metav1.ListOptions, done func(runtime.Object) (bool, error)) (again bool, err error) {
+	failed := func(err error) (bool, error) { return false, fmt.Errorf("watching %s %s: %w", o.what, name, err) }
 	w, err := o.open(ctx, options)
 	if err != nil {
-		return false, err
+		return failed(err)
 	}
 	defer w.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return false, context.Cause(ctx)
+			return failed(context.Cause(ctx))
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				return true, nil
@@ -68,7 +66,7 @@ func watchOnce(ctx context.Context, o object, options metav1.ListOptions, done f
 			switch event.Type {
 			case watch.Error:
 				if err := apierrors.FromObject(event.Object); !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-					return false, err
+					return failed(err)
 				}
 				return true, nil
 			case watch.Deleted:
