@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"github.com/go-delve/delve/service/rpc2"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
+	"github.com/kubedelve/kubedelve/internal/leakcheck"
 	"github.com/kubedelve/kubedelve/internal/tunnel"
 )
 
@@ -71,26 +71,7 @@ func build(dir string) error {
 // checkLeaks fails the test if a goroutine of ours is left when it is over.
 func checkLeaks(t testing.TB) {
 	t.Helper()
-	t.Cleanup(func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-			buf := make([]byte, 4<<20)
-			var left []string
-			for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")[1:] { // the first is this one
-				if strings.Contains(stack, "kubedelve/internal/") && !strings.Contains(stack, "testing.(*T).Run(") || strings.Contains(stack, "hashicorp/yamux") {
-					left = append(left, stack)
-				}
-			}
-			if len(left) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
-				return
-			}
-		}
-	})
+	leakcheck.Goroutines(t, "hashicorp/yamux")
 }
 
 // rig is an agent of its own process and what is needed to talk to it.

@@ -11,13 +11,13 @@ import (
 	"log/slog"
 	"net"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/kubedelve/kubedelve/internal/leakcheck"
 	"github.com/kubedelve/kubedelve/internal/tunnel"
 )
 
@@ -26,27 +26,7 @@ const patience = 30 * time.Second
 // checkLeaks fails the test if a goroutine of ours is left when it is over.
 func checkLeaks(t testing.TB) {
 	t.Helper()
-	t.Cleanup(func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-			buf := make([]byte, 4<<20)
-			var left []string
-			for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")[1:] { // the first is this one
-				ours := strings.Contains(stack, "kubedelve/internal/") && !strings.Contains(stack, "testing.(*T).Run(")
-				if ours || strings.Contains(stack, "hashicorp/yamux") || strings.Contains(stack, "compress/zstd") {
-					left = append(left, stack)
-				}
-			}
-			if len(left) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
-				return
-			}
-		}
-	})
+	leakcheck.Goroutines(t, "hashicorp/yamux", "compress/zstd")
 }
 
 // fake is a small agent: handle answers each request, and its return closes the

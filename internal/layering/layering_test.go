@@ -85,6 +85,7 @@ var rules = []rule{
 	},
 	{
 		of:     module + "/...",
+		except: []string{module + "/internal/leakcheck"},
 		ban:    []string{"testing", "testing/...", "net/http/pprof", "expvar"},
 		reason: "tests do not belong into programs, and importing the others opens doors",
 	},

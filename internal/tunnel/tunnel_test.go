@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/kubedelve/kubedelve/internal/leakcheck"
 )
 
 // patience is how long a test waits for anything: much, since the machine may be
@@ -27,27 +29,7 @@ const patience = 30 * time.Second
 // checkLeaks fails the test if a goroutine of ours is left when it is over.
 func checkLeaks(t testing.TB) {
 	t.Helper()
-	t.Cleanup(func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-			buf := make([]byte, 4<<20)
-			stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-			var left []string
-			for _, stack := range stacks[1:] { // the first is this one
-				if strings.Contains(stack, "kubedelve/internal/") && !strings.Contains(stack, "testing.(*T).Run(") || strings.Contains(stack, "hashicorp/yamux") {
-					left = append(left, stack)
-				}
-			}
-			if len(left) == 0 {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
-				return
-			}
-		}
-	})
+	leakcheck.Goroutines(t, "hashicorp/yamux")
 }
 
 type pair struct{ agent, client Identity }
