@@ -67,10 +67,6 @@ type Target struct {
 	// kubectl.kubernetes.io/default-container names, else the only one.
 	Container string `json:"container,omitempty"`
 
-	// Pod picks one pod of the workload. A Deployment is debugged in a pod of
-	// its own, so there it has no effect.
-	Pod string `json:"pod,omitempty"`
-
 	// Context of the kubeconfig. Default: its current context.
 	Context string `json:"context,omitempty"`
 
@@ -81,6 +77,30 @@ type Target struct {
 	// AgentImage is the image that brings kubedelve-agent into the pod.
 	// Default: $KUBEDELVE_AGENT_IMAGE, else kubedelve.dev/agent of this version.
 	AgentImage string `json:"agentImage,omitempty"`
+
+	// AgentImagePullPolicy is Always, IfNotPresent or Never.
+	// Default: IfNotPresent.
+	AgentImagePullPolicy string `json:"agentImagePullPolicy,omitempty"`
+
+	// Entrypoint is the container's own command line, for an image that no
+	// running pod can tell it of. Default: found out.
+	Entrypoint []string `json:"entrypoint,omitempty"`
+
+	// KeepReplicas leaves the workload's other replicas running, so that
+	// requests are spread over all. Default: false, there is one replica.
+	KeepReplicas bool `json:"keepReplicas,omitempty"`
+
+	// KeepReadiness leaves the container's readiness probe on, so that a halted
+	// component gets no requests. Default: false, it stays in its Services.
+	KeepReadiness bool `json:"keepReadiness,omitempty"`
+
+	// Grace is how long the component may stay halted when the debugger is
+	// gone, like "30s". Default: 30 s.
+	Grace string `json:"grace,omitempty"`
+
+	// TTL is when the original program runs again if kubedelve is gone, like
+	// "10m". Default: 10 min.
+	TTL string `json:"ttl,omitempty"`
 }
 
 // PathRule replaces the prefix From of a local path by To, and back. Both must

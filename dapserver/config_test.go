@@ -2,6 +2,7 @@ package dapserver
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -10,7 +11,7 @@ func TestLaunchConfigErrors(t *testing.T) {
 	for _, test := range []struct{ name, request, arguments, want string }{
 		{"arguments are a list", "launch", `[]`, "must be an object, not a list"},
 		{"unknown attribute of the target", "launch", `{"target":{"name":"deploy/web","namspace":"shop"}}`,
-			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, pod, context, kubeconfig, agentImage`},
+			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, context, kubeconfig, agentImage, agentImagePullPolicy, entrypoint, keepReplicas, keepReadiness, grace, ttl`},
 		{"target without a name", "launch", `{"target":{"namespace":"shop"}}`, `"target.name" is missing`},
 		{"target is a number", "launch", `{"target":1}`, `"target" must be a string like "deploy/web" or an object`},
 		{"namespace is a list", "launch", `{"target":{"name":"x","namespace":[]}}`, `"target.namespace" must be a string, for example "text", not a list`},
@@ -42,7 +43,7 @@ func TestLaunchConfigDefaults(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", arguments, err)
 		}
-		if cfg.Mode != "debug" || cfg.Args != nil || cfg.Env != nil || cfg.Target != (Target{}) {
+		if cfg.Mode != "debug" || cfg.Args != nil || cfg.Env != nil || !reflect.DeepEqual(cfg.Target, Target{}) {
 			t.Errorf("%s: got %+v", arguments, cfg)
 		}
 	}

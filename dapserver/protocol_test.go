@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -222,7 +223,7 @@ func TestHandshakePassesTheUsersAttributes(t *testing.T) {
 		`"substitutePath":[{"from":"/mine","to":""},{"from":"/src/long","to":"m/long"},{"from":"/src","to":"m"}]}`; got != want {
 		t.Errorf("attach got %s\nwant %s", got, want)
 	}
-	if cfg.Target != (Target{Name: "deploy/web", Namespace: "shop"}) || cfg.Program != "./cmd/web" || len(cfg.Args) != 1 || *cfg.Env["A"] != "1" ||
+	if !reflect.DeepEqual(cfg.Target, Target{Name: "deploy/web", Namespace: "shop"}) || cfg.Program != "./cmd/web" || len(cfg.Args) != 1 || *cfg.Env["A"] != "1" ||
 		cfg.Env["B"] != nil || string(cfg.Build) != `{"flags":["-race"]}` || !cfg.StopOnEntry || cfg.Cwd != "/w" {
 		t.Errorf("the launcher got %+v", cfg)
 	}

@@ -7,8 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/kubedelve/kubedelve/buildflags"
@@ -22,10 +26,13 @@ type adapter struct{}
 
 // Launch implements [dapserver.Launcher].
 func (adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report dapserver.Reporter) (dapserver.Session, error) {
+	options, err := optionsOf(cfg)
+	if err != nil {
+		return nil, err
+	}
 	r := request{
-		target: cfg.Target.Name, container: cfg.Target.Container,
+		target: cfg.Target.Name, container: cfg.Target.Container, options: options,
 		cluster: func() (*kubelaunch.Cluster, error) { return clusterFor(cfg.Target) },
-		options: kubelaunch.Options{Args: cfg.Args, Dir: cfg.Cwd, AgentImage: cfg.Target.AgentImage},
 	}
 	if len(cfg.Build) > 0 {
 		decoder := json.NewDecoder(bytes.NewReader(cfg.Build))
@@ -36,12 +43,6 @@ func (adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report d
 	}
 	if cfg.Program != "" {
 		r.build.Program = cfg.Program
-	}
-	for name, value := range cfg.Env {
-		if value != nil {
-			name += "=" + *value
-		}
-		r.options.Env = append(r.options.Env, name)
 	}
 	l, err := start(ctx, r, dapReporter{report})
 	if err != nil {
@@ -57,6 +58,39 @@ func (adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report d
 		return nil, errors.New(explain(err))
 	}
 	return &dapSession{launched: l}, nil
+}
+
+// optionsOf reads what a launch configuration says of the run.
+func optionsOf(cfg *dapserver.LaunchConfig) (kubelaunch.Options, error) {
+	t := cfg.Target
+	o := kubelaunch.Options{
+		Args: cfg.Args, Dir: cfg.Cwd, Command: t.Entrypoint,
+		AgentImage: t.AgentImage, PullPolicy: corev1.PullPolicy(t.AgentImagePullPolicy),
+		KeepReplicas: t.KeepReplicas, KeepReadiness: t.KeepReadiness,
+	}
+	if t.AgentImagePullPolicy != "" && !slices.Contains(pullPolicies, t.AgentImagePullPolicy) {
+		return o, fmt.Errorf("target.agentImagePullPolicy is %q: choose one of %s", t.AgentImagePullPolicy, strings.Join(pullPolicies, ", "))
+	}
+	for _, d := range []struct {
+		name, text string
+		into       *time.Duration
+	}{{"grace", t.Grace, &o.Grace}, {"ttl", t.TTL, &o.TTL}} {
+		if d.text == "" {
+			continue
+		}
+		v, err := time.ParseDuration(d.text)
+		if err != nil || v <= 0 {
+			return o, fmt.Errorf("target.%s is %q: write a time like \"30s\" or \"10m\"", d.name, d.text)
+		}
+		*d.into = v
+	}
+	for name, value := range cfg.Env {
+		if value != nil {
+			name += "=" + *value
+		}
+		o.Env = append(o.Env, name)
+	}
+	return o, nil
 }
 
 // Attach implements [dapserver.Launcher].

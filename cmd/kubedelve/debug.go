@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,9 @@ import (
 	"github.com/kubedelve/kubedelve/buildflags"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
+
+// pullPolicies are those of the Kubernetes API.
+var pullPolicies = []string{string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}
 
 // debugFlags are the flags of kubedelve debug.
 type debugFlags struct {
@@ -113,7 +117,7 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 	if _, err := kubelaunch.ParseTarget(r.target); err != nil {
 		return r, usagef(cmd, "%w", err)
 	}
-	if !slices.Contains([]string{"Always", "IfNotPresent", "Never"}, f.pullPolicy) {
+	if !slices.Contains(pullPolicies, f.pullPolicy) {
 		return r, usagef(cmd, "--agent-image-pull-policy %q: choose Always, IfNotPresent or Never", f.pullPolicy)
 	}
 	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
@@ -158,11 +162,19 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 	address := listener.Addr().String()
 	console.tell(event{
 		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place, Tunnel: l.session.Tunnel,
-		Text: fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)\n"+
-			"         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s\n"+
-			"         Ctrl-C ends the session and restores %s", l.session.Target, l.session.Place, l.session.Tunnel, address, address, l.session.Target),
+		Text: readyText(l, address),
 	})
 	return hold(ctx, l, listener, console, log, cmd.OutOrStdout(), cmd.ErrOrStderr())
+}
+
+// readyText tells what the user can do now.
+func readyText(l *launched, address string) string {
+	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, l.session.Place, l.session.Tunnel)
+	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
+	if l.session.Target.Kind == kubelaunch.KindLocal {
+		what, end = filepath.Base(l.binary.Path)+" runs under Delve on this machine", "Ctrl-C ends it"
+	}
+	return fmt.Sprintf("%s\n         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s\n         %s", what, address, address, end)
 }
 
 // listenLocal listens for debuggers. Whoever connects can run code on the target,

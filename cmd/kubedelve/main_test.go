@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubedelve/kubedelve/dapserver"
 )
 
 // runIn runs the program as a shell would, without a cluster.
@@ -143,5 +145,37 @@ func TestHelpNamesKubectlWhenItIsAPlugin(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "kubectl delve debug deploy/web") {
 		t.Errorf("the help names the program otherwise:\n%s", &out)
+	}
+}
+
+func TestOnlyReleasesHaveAnAgentImageOfTheirOwn(t *testing.T) {
+	for version, want := range map[string]string{
+		"devel": "devel", "devel-0123456789ab": "devel", "v0.1.0": "v0.1.0", "v1.2.3-rc.1": "v1.2.3-rc.1",
+		"v0.0.0-20261122180000-0123456789ab": "devel", "v1.2.4-0.20261122180000-0123456789ab": "devel", "v1.2.3+dirty": "devel",
+	} {
+		if got := agentTag(version); got != want {
+			t.Errorf("agentTag(%q) = %q, want %q", version, got, want)
+		}
+	}
+}
+
+func TestLaunchOptionsNameWhatIsWrong(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		target dapserver.Target
+		want   string // in the error; empty: none
+	}{
+		{"nothing said", dapserver.Target{}, ""},
+		{"times", dapserver.Target{Grace: "1s", TTL: "1h"}, ""},
+		{"a number for a time", dapserver.Target{Grace: "30"}, "target.grace"},
+		{"a time that is none", dapserver.Target{TTL: "0s"}, "target.ttl"},
+		{"a pull policy there is not", dapserver.Target{AgentImagePullPolicy: "Sometimes"}, "IfNotPresent"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := optionsOf(&dapserver.LaunchConfig{Target: test.target})
+			if (err == nil) != (test.want == "") || (err != nil && !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got error %v, want %q", err, test.want)
+			}
+		})
 	}
 }

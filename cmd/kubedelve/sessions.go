@@ -82,6 +82,19 @@ func writeJSON(cmd *cobra.Command, v any) error {
 	return encoder.Encode(v)
 }
 
+// named picks a session by its id or target. A target without a session is as it
+// should be: no error, and nothing to do.
+func named(infos []kubelaunch.Info, name string) ([]kubelaunch.Info, error) {
+	info, err := kubelaunch.Find(infos, name)
+	if err == nil {
+		return []kubelaunch.Info{info}, nil
+	}
+	if _, notTarget := kubelaunch.ParseTarget(name); notTarget == nil {
+		return nil, nil
+	}
+	return nil, err
+}
+
 func newRestore(g *global) *cobra.Command {
 	scope := &sessionScope{global: g}
 	var all bool
@@ -106,11 +119,10 @@ Without an argument it ends the only session there is.`,
 				return err
 			}
 			if len(args) == 1 {
-				info, err := kubelaunch.Find(infos, args[0])
+				infos, err = named(infos, args[0])
 				if err != nil {
 					return err
 				}
-				infos = []kubelaunch.Info{info}
 			}
 			if len(infos) > 1 && !all {
 				return fmt.Errorf("there are %d sessions: name one (see kubedelve status), or use --all", len(infos))

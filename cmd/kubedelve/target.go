@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -48,11 +49,20 @@ func defaultAgentImage() string {
 	if image := os.Getenv(envAgentImage); image != "" {
 		return image
 	}
-	tag, _, _ := strings.Cut(version.String(), "+")
-	if !strings.HasPrefix(tag, "v") {
-		tag = "devel"
+	return "kubedelve.dev/agent:" + agentTag(version.String())
+}
+
+// betweenReleases matches what Go calls builds from commits: pseudo-versions, and
+// trees that were changed (go.dev/ref/mod#pseudo-versions).
+var betweenReleases = regexp.MustCompile(`[-.]\d{14}-[0-9a-f]{12}|\+dirty`)
+
+// agentTag is the image tag for a version: only releases have one of their own.
+func agentTag(version string) string {
+	tag, _, _ := strings.Cut(version, "+incompatible")
+	if !strings.HasPrefix(tag, "v") || betweenReleases.MatchString(version) {
+		return "devel"
 	}
-	return "kubedelve.dev/agent:" + tag
+	return tag
 }
 
 // start goes the whole way from a target to a component that Delve has loaded.
