@@ -92,8 +92,10 @@ func RunDelve(socket string, argv []string) int {
 			return 1
 		}
 	case <-ends:
+		awaitChild(loaded)
 		return 1
 	case <-orphaned:
+		awaitChild(loaded)
 		return 1
 	}
 	_, _ = io.WriteString(status, "ok\n")
@@ -129,6 +131,25 @@ func ownRuntime() {
 
 // maxSocketPath is the size of sun_path (unix(7)), with its final zero.
 const maxSocketPath = 108
+
+// awaitChild waits until Delve has forked the component, or has given up: one that
+// it is just forking would run, with nobody to trace it, if this process ended
+// without ending it first.
+func awaitChild(loaded <-chan error) {
+	timer := time.NewTimer(stopPatience)
+	defer timer.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(childrenOf(os.Getpid())) == 0 {
+		select {
+		case <-loaded:
+			return
+		case <-timer.C:
+			return
+		case <-tick.C:
+		}
+	}
+}
 
 // listenUnix listens on a socket that only this user may connect to. A socket
 // that a killed process left behind is replaced.
