@@ -142,7 +142,7 @@ func awaitChild(loaded <-chan error) {
 	defer tick.Stop()
 	for len(childrenOf(os.Getpid())) == 0 {
 		select {
-		case <-loaded:
+		case <-loaded: //nolint:errcheck // it is about to end in any case
 			return
 		case <-timer.C:
 			return
