@@ -122,8 +122,9 @@ const pollInterval = 100 * time.Millisecond
 
 // routeDelay is how long the way of requests may lag behind the pods: kube-proxy
 // collects changes for a second by default (--iptables-min-sync-period), on every
-// node for itself, and tells nobody when it is done.
-const routeDelay = 1500 * time.Millisecond
+// node for itself, behind the EndpointSlice controller, and nobody tells when it is
+// done. With 1.5 s requests were refused on a node of two busy cores.
+const routeDelay = 2500 * time.Millisecond
 
 // waitRoutes waits until requests follow what was changed last.
 func waitRoutes(ctx context.Context) error {

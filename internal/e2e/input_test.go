@@ -124,7 +124,7 @@ func TestIntegrationBadInput(t *testing.T) {
 		{"no such flag", n.Kubedelve(with("--fast")...), 2, []string{"--fast"}},
 		{"no such command", n.Kubedelve("fly"), 2, []string{`"fly"`}},
 		{"no such format", n.Kubedelve(with("-o", "xml")...), 2, []string{`"xml"`, "json"}},
-		{"no such session", n.Kubedelve("restore", "deploy/other"), 1, []string{"no such session", "deploy/other"}},
+		{"no such session", n.Kubedelve("restore", "0a1b2c3d"), 1, []string{"no such session", "0a1b2c3d"}},
 		{"session and all", n.Kubedelve("restore", "deploy/other", "--all"), 2, []string{"--all"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
