@@ -215,9 +215,27 @@ func setReplicas(ctx context.Context, c *Cluster, deployment string, current *au
 	return nil
 }
 
+// handover is how long a debugger that has just disconnected may still count as
+// connected: the agent waits until Delve has closed its side.
+const handover = time.Second
+
 // Dial opens a connection to Delve (DAP or JSON-RPC, whichever the first byte
-// begins). There is one at a time: see [InUse].
-func (s *Session) Dial(ctx context.Context) (net.Conn, error) { return s.client.Debug(ctx) }
+// begins). There is one at a time: see [InUse], which it says after a second.
+func (s *Session) Dial(ctx context.Context) (net.Conn, error) {
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(handover); ; {
+		conn, err := s.client.Debug(ctx)
+		if !InUse(err) || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
 
 // InUse tells whether Dial failed because somebody else is connected to Delve.
 func InUse(err error) bool {
