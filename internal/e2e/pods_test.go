@@ -254,8 +254,7 @@ func TestIntegrationReplicas(t *testing.T) {
 			}
 			end(t, p)
 			restored(t, n, "middle", before)
-			// Scaling down ends pods as Kubernetes does, whoever asks for it.
-			if answers, err := traffic.StopAllowing(0.01); err != nil {
+			if answers, err := traffic.Stop(); err != nil {
 				t.Errorf("with %d answers: %v", answers, err)
 			}
 		})

@@ -103,17 +103,12 @@ func (t *Traffic) Pause() { t.pausing.Lock() }
 func (t *Traffic) Resume() { t.pausing.Unlock() }
 
 // Stop ends it, and fails unless all requests were answered, and several.
-func (t *Traffic) Stop() (answers int, err error) { return t.StopAllowing(0) }
-
-// StopAllowing is Stop where Kubernetes itself ends pods in numbers: some callers may
-// find one that is gone, on a connection that they kept or by a rule of kube-proxy's
-// that is late. The share of failed requests, of 1, may not be larger than given.
-func (t *Traffic) StopAllowing(share float64) (answers int, err error) {
+func (t *Traffic) Stop() (answers int, err error) {
 	t.stop()
 	t.ended.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if float64(len(t.failures)) > share*float64(t.answers) {
+	if len(t.failures) > 0 {
 		return t.answers, fmt.Errorf("%d of %d requests failed:\n%s", len(t.failures), t.answers+len(t.failures), strings.Join(t.failures, "\n"))
 	}
 	if t.answers < 3 {

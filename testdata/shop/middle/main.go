@@ -53,7 +53,7 @@ func serve(server *http.Server) {
 	go func() {
 		defer close(drained)
 		<-ended
-		time.Sleep(time.Second)
+		time.Sleep(3 * time.Second) // kube-proxy hears of it up to seconds later
 		server.Shutdown(context.Background())
 	}()
 	if err := server.ListenAndServe(); err != http.ErrServerClosed {
