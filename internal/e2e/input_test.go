@@ -14,8 +14,8 @@ import (
 	"github.com/kubedelve/kubedelve/internal/testcluster"
 )
 
-// unchanged remembers the versions of all objects in a namespace, and returns a
-// check that they are the same.
+// unchanged remembers all objects in a namespace, and returns a check that they are
+// the same.
 func unchanged(t *testing.T, n *testcluster.Namespace) func(*testing.T) {
 	t.Helper()
 	before, err := n.StableVersions(within(t))
@@ -30,7 +30,7 @@ func unchanged(t *testing.T, n *testcluster.Namespace) func(*testing.T) {
 		}
 		for name, version := range after {
 			if before[name] != version {
-				t.Errorf("%s was changed or made: version %q, then %q", name, before[name], version)
+				t.Errorf("%s was changed or made: %s, then %s", name, before[name], version)
 			}
 		}
 		for name := range before {
@@ -82,6 +82,11 @@ func TestIntegrationBadInput(t *testing.T) {
 	if err := cluster.WriteKubeconfig(dead, "https://127.0.0.1:1"); err != nil {
 		t.Fatal(err)
 	}
+	gate, err := n.NewGate(t.Context(), t.TempDir(), 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = gate.Close() }()
 	as := developer(t, n, "create pods", "delete secrets", "get pods/proxy", "create pods/exec")
 	same := unchanged(t, n)
 	good := []string{"debug", "deploy/middle", "-c", "app", "--program", "./middle", "--listen", "127.0.0.1:0"}
@@ -128,7 +133,13 @@ func TestIntegrationBadInput(t *testing.T) {
 		{"session and all", n.Kubedelve("restore", "deploy/other", "--all"), 2, []string{"--all"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.command.Kubeconfig == "" {
+				c.command.Kubeconfig = gate.Kubeconfig
+			}
 			r := run(t, c.command, c.code)
+			if writes := gate.Writes(); len(writes) > 0 {
+				t.Errorf("it has written to the cluster: %q", writes)
+			}
 			if r.Stdout != "" {
 				t.Errorf("it prints %q", r.Stdout)
 			}

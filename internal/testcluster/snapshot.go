@@ -77,7 +77,9 @@ func diff(before, after string) string {
 	return text.String()
 }
 
-// Versions are the resource versions of the namespace's objects, by kind and name.
+// Versions tell the states of the namespace's objects apart, by kind and name. What
+// the node and the controllers write of their own accord (the status, and with it the
+// resource version) is not part of them; what clients write is, see also [Gate].
 func (n *Namespace) Versions(ctx context.Context) (map[string]string, error) {
 	versions := map[string]string{}
 	for _, kind := range []struct {
@@ -125,11 +127,28 @@ func (n *Namespace) Versions(ctx context.Context) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listing each %s in %s: %w", kind.name, n.Name, err)
 		}
-		if err := eachObject(list, func(o metav1.Object) { versions[kind.name+"/"+o.GetName()] = o.GetResourceVersion() }); err != nil {
+		if err := eachObject(list, func(o metav1.Object) { versions[kind.name+"/"+o.GetName()] = version(o) }); err != nil {
 			return nil, err
 		}
 	}
 	return versions, nil
+}
+
+// version is an object without its status, as JSON.
+func version(o metav1.Object) string {
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return err.Error() + o.GetResourceVersion() // differs from every other
+	}
+	delete(fields, "status")
+	metadata, _ := fields["metadata"].(map[string]any)
+	delete(metadata, "resourceVersion")
+	delete(metadata, "managedFields")
+	text, err := json.Marshal(fields)
+	if err != nil {
+		return err.Error() + o.GetResourceVersion()
+	}
+	return string(text)
 }
 
 // Leftovers are the objects and marks of kubedelve's in the namespace.
