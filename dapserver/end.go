@@ -46,8 +46,9 @@ func (s *session) startPumps(ctx context.Context, st *start) {
 // not survive JSON.
 func (s *session) pumpOutput(ctx context.Context, target Session) {
 	rest := map[OutputStream][]byte{}
-	err := target.Output(ctx, func(stream OutputStream, p []byte) error {
-		p = append(rest[stream], p...)
+	err := target.Output(ctx, func(piece Piece) error {
+		stream := piece.Stream
+		p := append(rest[stream], piece.Data...)
 		whole := len(p) - len(cutRune(p))
 		rest[stream] = append([]byte(nil), p[whole:]...)
 		for p = p[:whole]; len(p) > 0; {

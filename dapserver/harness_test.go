@@ -168,17 +168,32 @@ func (d *delve) stop() {
 	}
 }
 
-func (d *delve) Name() string               { return "fixture" }
-func (d *delve) SubstitutePath() []PathRule { return nil }
+func (d *delve) Name() string { return "fixture" }
 
-func (d *delve) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+// connection is one to a run.
+type connection struct {
+	io.ReadWriteCloser
+	run Run
+}
+
+func (c connection) Run() Run { return c.run }
+
+func (d *delve) Dial(ctx context.Context) (Connection, error) {
 	d.mu.Lock()
 	d.dials++
 	d.mu.Unlock()
-	return (&net.Dialer{}).DialContext(ctx, "tcp", d.addr)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.addr)
+	if err != nil {
+		return nil, err
+	}
+	return connection{conn, Run{Number: 1, Halted: true, Fresh: true}}, nil
 }
 
-func (d *delve) Output(ctx context.Context, emit func(OutputStream, []byte) error) error {
+func (d *delve) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
+
+func (d *delve) Restart(context.Context, *LaunchConfig) error { return errors.New("not in this test") }
+
+func (d *delve) Output(ctx context.Context, emit func(Piece) error) error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() {
@@ -196,7 +211,7 @@ func (d *delve) Output(ctx context.Context, emit func(OutputStream, []byte) erro
 					return
 				}
 				mu.Lock()
-				err = emit(stream, buf[:n])
+				err = emit(Piece{Stream: stream, Data: buf[:n]})
 				mu.Unlock()
 				if err != nil {
 					return
@@ -439,7 +454,7 @@ func (e *editor) wantEOF() {
 type script struct {
 	serve  func(conn net.Conn) // called in a goroutine of its own per connection
 	rules  []PathRule
-	out    func(ctx context.Context, emit func(OutputStream, []byte) error) error
+	out    func(ctx context.Context, emit func(Piece) error) error
 	exit   chan int
 	closed chan struct{}
 
@@ -454,8 +469,7 @@ func newScript(t testing.TB, serve func(conn net.Conn)) *script {
 	return s
 }
 
-func (s *script) Name() string               { return "script" }
-func (s *script) SubstitutePath() []PathRule { return s.rules }
+func (s *script) Name() string { return "script" }
 func (s *script) Detach(context.Context) error {
 	return nil
 }
@@ -464,7 +478,11 @@ func (s *script) Close(context.Context) error {
 	return s.closeErr
 }
 
-func (s *script) Dial(context.Context) (io.ReadWriteCloser, error) {
+func (s *script) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
+
+func (s *script) Restart(context.Context, *LaunchConfig) error { return errors.New("not in this test") }
+
+func (s *script) Dial(context.Context) (Connection, error) {
 	if s.serve == nil {
 		return nil, errors.New("nobody is there")
 	}
@@ -473,10 +491,10 @@ func (s *script) Dial(context.Context) (io.ReadWriteCloser, error) {
 		defer theirs.Close()
 		s.serve(theirs)
 	})
-	return ours, nil
+	return connection{ours, Run{Number: 1, Halted: true, Fresh: true, SubstitutePath: s.rules}}, nil
 }
 
-func (s *script) Output(ctx context.Context, emit func(OutputStream, []byte) error) error {
+func (s *script) Output(ctx context.Context, emit func(Piece) error) error {
 	if s.out != nil {
 		return s.out(ctx, emit)
 	}

@@ -19,8 +19,8 @@ func TestLogHasFramesAndNoSecrets(t *testing.T) {
 			readScript(r)
 		}
 	})
-	s.out = func(_ context.Context, emit func(OutputStream, []byte) error) error {
-		return emit(Stdout, []byte("token=s3cret"))
+	s.out = func(_ context.Context, emit func(Piece) error) error {
+		return emit(Piece{Stream: Stdout, Data: []byte("token=s3cret")})
 	}
 	var log lockedBuffer
 	e := connect(t, Config{Launcher: launches(s), Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})

@@ -488,13 +488,13 @@ func TestOutput(t *testing.T) {
 		}
 	})
 	go1 := make(chan struct{})
-	s.out = func(ctx context.Context, emit func(OutputStream, []byte) error) error {
+	s.out = func(ctx context.Context, emit func(Piece) error) error {
 		for _, b := range []byte("grün €") { // a byte at a time
-			emit(Stdout, []byte{b})
+			emit(Piece{Stream: Stdout, Data: []byte{b}})
 		}
 		<-go1
-		emit(Stderr, []byte("last words\n"))
-		emit(Stderr, []byte{0xe2, 0x82}) // half a character
+		emit(Piece{Stream: Stderr, Data: []byte("last words\n")})
+		emit(Piece{Stream: Stderr, Data: []byte{0xe2, 0x82}}) // half a character
 		return nil
 	}
 	e := connect(t, Config{Launcher: launches(s)})
@@ -528,11 +528,11 @@ func TestClientStopsReading(t *testing.T) {
 		}
 	})
 	var inFlight sync.WaitGroup
-	s.out = func(ctx context.Context, emit func(OutputStream, []byte) error) (err error) {
+	s.out = func(ctx context.Context, emit func(Piece) error) (err error) {
 		inFlight.Add(1)
 		defer inFlight.Done()
 		for err == nil {
-			err = emit(Stdout, make([]byte, 10_000))
+			err = emit(Piece{Stream: Stdout, Data: make([]byte, 10_000)})
 		}
 		return err
 	}

@@ -225,4 +225,4 @@ type dialled struct {
 	conn net.Conn
 }
 
-func (d dialled) Dial(context.Context) (io.ReadWriteCloser, error) { return d.conn, nil }
+func (d dialled) Dial(context.Context) (Connection, error) { return connection{d.conn, Run{}}, nil }

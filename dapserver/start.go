@@ -118,13 +118,14 @@ func (s *session) tryStart(ctx, startCtx context.Context, st *start) (err error)
 // session's backend. It returns after the client has the answer to its launch
 // or attach.
 func (s *session) connect(ctx, startCtx context.Context, st *start) error {
-	arguments, err := st.config.backendArguments(st.target.SubstitutePath())
-	if err != nil {
-		return err
-	}
 	conn, err := st.target.Dial(startCtx)
 	if err != nil {
 		return fmt.Errorf("connecting to Delve in %s: %w", st.target.Name(), err)
+	}
+	arguments, err := st.config.backendArguments(conn.Run().SubstitutePath)
+	if err != nil {
+		_ = conn.Close()
+		return err
 	}
 	b := s.newBackend(ctx, st, conn)
 	handCtx, cancel := context.WithTimeout(startCtx, s.srv.cfg.HandshakeTimeout)

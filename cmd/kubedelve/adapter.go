@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -132,29 +132,45 @@ func (s *dapSession) Name() string {
 }
 
 // Dial implements [dapserver.Session].
-func (s *dapSession) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
-	return s.session.Dial(ctx)
+func (s *dapSession) Dial(ctx context.Context) (dapserver.Connection, error) {
+	conn, err := s.session.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	run := dapserver.Run{Number: 1, Place: s.session.Place, Binary: s.binary.SHA256}
+	for _, r := range s.binary.Sources {
+		run.SubstitutePath = append(run.SubstitutePath, dapserver.PathRule{From: r.Local, To: r.Remote})
+	}
+	return connection{conn, run}, nil
 }
 
-// SubstitutePath implements [dapserver.Session].
-func (s *dapSession) SubstitutePath() []dapserver.PathRule {
-	var rules []dapserver.PathRule
-	for _, r := range s.binary.Sources {
-		rules = append(rules, dapserver.PathRule{From: r.Local, To: r.Remote})
-	}
-	return rules
+// connection is one to a run.
+type connection struct {
+	net.Conn
+	run dapserver.Run
+}
+
+// Run implements [dapserver.Connection].
+func (c connection) Run() dapserver.Run { return c.run }
+
+// Follow implements [dapserver.Session].
+func (s *dapSession) Follow(ctx context.Context, _ func(dapserver.Event)) { <-ctx.Done() }
+
+// Restart implements [dapserver.Session].
+func (s *dapSession) Restart(context.Context, *dapserver.LaunchConfig) error {
+	return errors.New("end the session and start it again")
 }
 
 // Output implements [dapserver.Session]. It also tells when requests go to the
 // component, since nobody waits for that.
-func (s *dapSession) Output(ctx context.Context, emit func(dapserver.OutputStream, []byte) error) error {
+func (s *dapSession) Output(ctx context.Context, emit func(dapserver.Piece) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var mu sync.Mutex // emit is called from two goroutines
 	say := func(stream dapserver.OutputStream, p []byte) {
 		mu.Lock()
 		defer mu.Unlock()
-		if err := emit(stream, p); err != nil {
+		if err := emit(dapserver.Piece{Stream: stream, Data: p, Run: 1, Place: s.session.Place}); err != nil {
 			cancel(err)
 		}
 	}
