@@ -51,6 +51,8 @@
 //   - a writer for each connection, the only one that writes to it (ends with
 //     the connection);
 //   - one for a launch or attach that is under way (ends when it is answered);
+//   - one for each request that may wait and is answered here (handler.background;
+//     ends with the answer, which the client's leaving hastens);
 //   - a reader of Delve's connection (ends with the connection);
 //   - two pumps for the component's output and exit (end with these, or when
 //     the session is released).

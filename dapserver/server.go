@@ -41,8 +41,9 @@ type Config struct {
 
 // Server serves DAP clients, each with a session of its own.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg      Config
+	log      *slog.Logger
+	requests map[string]handler
 
 	mu     sync.Mutex // guards holder
 	holder *session   // the client that has cfg.Session, if any
@@ -62,7 +63,7 @@ func New(cfg Config) *Server {
 			*timeout = def
 		}
 	}
-	return &Server{cfg: cfg, log: cfg.Logger}
+	return &Server{cfg: cfg, log: cfg.Logger, requests: requests()}
 }
 
 // Serve accepts clients until ctx ends, and returns after all of them have

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +25,8 @@ type session struct {
 	log    *slog.Logger
 	peer   string // how the client is called in messages to others
 	editor *link
+	// workers are the requests that are handled in goroutines of their own.
+	workers sync.WaitGroup
 
 	mu    sync.Mutex // guards state; taken after the locks of links
 	state state
@@ -112,14 +113,7 @@ func (s *session) fromEditor(ctx context.Context, raw []byte) (done bool) {
 	if err == nil && !json.Valid(raw) {
 		err = &malformedError{env.seq, "broken JSON"}
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic while handling a message", "command", env.command, "panic", p, "stack", string(debug.Stack()))
-			if env.kind == "request" {
-				s.fail(ctx, &env, &requestError{idInternal, "Internal error", fmt.Sprint(p), false})
-			}
-		}
-	}()
+	defer s.recovered(ctx, &env)
 	if err != nil {
 		s.malformed(ctx, err)
 		return false
@@ -144,37 +138,6 @@ func (s *session) malformed(ctx context.Context, err error) {
 		return
 	}
 	_ = s.output(ctx, Console, "kubedelve: ignored a message of the editor: "+err.Error()+"\n", nil)
-}
-
-func (s *session) onRequest(ctx context.Context, m message) (done bool) {
-	if re := s.checkRequest(m); re != nil {
-		s.fail(ctx, &m.env, re)
-		return false
-	}
-	var at phase
-	s.update(func(st *state) { at = st.phase })
-	switch command := m.env.command; {
-	case command == "disconnect":
-		s.onDisconnect(ctx, m)
-		return true
-	case command == "initialize":
-		s.onInitialize(ctx, m)
-	case at == phaseNew:
-		s.fail(ctx, &m.env, &requestError{idNotInitialized, "Not initialized", fmt.Sprintf("%q came before initialize", command), false})
-	case command == "launch" || command == "attach":
-		s.onStart(ctx, m)
-	case command == "terminate" && at == phaseStarting:
-		s.cancelStart()
-		s.respond(ctx, &m.env, nil)
-	case command == "cancel" && at == phaseStarting:
-		s.onCancel(ctx, m)
-	case command == "restart":
-		// Headless Delve kills the process, can't build it, and fails.
-		s.fail(ctx, &m.env, &requestError{idRestart, "Cannot restart", "end the session and start it again", true})
-	default:
-		s.forward(ctx, m)
-	}
-	return false
 }
 
 // checkRequest refuses what would make Delve close the connection instead of
@@ -244,15 +207,18 @@ func (s *session) onReverseResponse(ctx context.Context, m message) {
 	}
 }
 
-// onCancel cancels a launch, or a request that still waits for it.
+// onCancel cancels a launch, a request that still waits for it, or one that is
+// handled in the background.
 func (s *session) onCancel(ctx context.Context, m message) {
 	var args dap.CancelArguments
 	if body := m.env.body.in(m.raw); !empty(body) {
 		_ = json.Unmarshal(body, &args) // checkRequest has done so
 	}
 	var waiting *message
+	var working context.CancelFunc
 	launch := false
 	s.update(func(st *state) {
+		working = st.working[int64(args.RequestId)]
 		if st.start != nil {
 			launch = args.RequestId != 0 && int64(args.RequestId) == st.start.seq ||
 				args.ProgressId != "" && args.ProgressId == st.start.progress.id
@@ -271,6 +237,8 @@ func (s *session) onCancel(ctx context.Context, m message) {
 		s.cancelStart()
 	case waiting != nil:
 		s.fail(ctx, &waiting.env, errCancelled)
+	case working != nil:
+		working() // answers the request itself
 	default:
 		s.fail(ctx, &m.env, &requestError{idNotCancelled, "Nothing to cancel", "", false})
 		return

@@ -194,7 +194,11 @@ func (s *session) shutdown(ctx context.Context, how leaving) error {
 	s.update(func(state *state) {
 		state.phase = phaseClosing
 		st = state.start
+		for _, cancel := range state.working {
+			cancel()
+		}
 	})
+	s.workers.Wait()
 	if st == nil {
 		return nil
 	}

@@ -41,6 +41,9 @@ type state struct {
 	// reverse has the requests of Delve that the client has not yet answered,
 	// by the number under which the client got them.
 	reverse map[int64]reverseRequest
+	// working are the requests that are handled in goroutines of their own, by
+	// the client's number. The function cancels one.
+	working map[int64]context.CancelFunc
 	// exitTold and endTold say that the client has got exited and terminated.
 	exitTold, endTold bool
 }

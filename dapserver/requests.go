@@ -1,0 +1,122 @@
+package dapserver
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"runtime/debug"
+)
+
+// handler answers one of the client's requests here, instead of Delve.
+type handler struct {
+	// from and to are the first and the last phase in which it does so. In the
+	// others the request goes the way of all that are not known here: forward
+	// refuses it or sends it to Delve.
+	from, to phase
+	// handle answers the request. It is called in the goroutine that reads the
+	// client's messages, in their order, and must not wait for anybody.
+	handle func(*session, context.Context, message)
+	// background calls handle in a goroutine of its own instead, so that it may
+	// wait, for Delve for example. Its ctx ends when the client cancels the
+	// request or leaves; the request must then still be answered.
+	background bool
+	// last ends the connection to the client after handle.
+	last bool
+}
+
+// requests are all requests that are answered here, by command. Files with
+// requests of a kind have a function like lifeRequests, to be added below.
+func requests() map[string]handler {
+	all := map[string]handler{}
+	for _, some := range []map[string]handler{
+		lifeRequests(),
+	} {
+		maps.Copy(all, some)
+	}
+	return all
+}
+
+// lifeRequests are about the session as a whole.
+func lifeRequests() map[string]handler {
+	return map[string]handler{
+		"initialize": {from: phaseNew, to: phaseClosing, handle: (*session).onInitialize},
+		"launch":     {from: phaseInitialized, to: phaseClosing, handle: (*session).onStart},
+		"attach":     {from: phaseInitialized, to: phaseClosing, handle: (*session).onStart},
+		"disconnect": {from: phaseNew, to: phaseClosing, handle: (*session).onDisconnect, last: true},
+		"terminate":  {from: phaseStarting, to: phaseStarting, handle: (*session).onTerminate},
+		"cancel":     {from: phaseStarting, to: phaseRunning, handle: (*session).onCancel},
+		"restart":    {from: phaseInitialized, to: phaseClosing, handle: (*session).onRestart},
+	}
+}
+
+// onRequest handles one request of the client. It returns true when the client
+// is done.
+func (s *session) onRequest(ctx context.Context, m message) (done bool) {
+	if re := s.checkRequest(m); re != nil {
+		s.fail(ctx, &m.env, re)
+		return false
+	}
+	var at phase
+	s.update(func(st *state) { at = st.phase })
+	h, ours := s.srv.requests[m.env.command]
+	switch ours = ours && h.from <= at && at <= h.to; {
+	case ours && h.background:
+		s.work(ctx, h, m)
+	case ours:
+		h.handle(s, ctx, m)
+		return h.last
+	case at == phaseNew:
+		s.fail(ctx, &m.env, &requestError{idNotInitialized, "Not initialized", fmt.Sprintf("%q came before initialize", m.env.command), false})
+	default:
+		s.forward(ctx, m)
+	}
+	return false
+}
+
+// work handles a request in a goroutine of its own. It ends when handle
+// returns; shutdown cancels it and waits for it.
+func (s *session) work(ctx context.Context, h handler, m message) {
+	ctx, cancel := context.WithCancel(ctx)
+	again := false
+	s.update(func(st *state) {
+		if again = st.working[m.env.seq] != nil; again {
+			return
+		}
+		if st.working == nil {
+			st.working = map[int64]context.CancelFunc{}
+		}
+		st.working[m.env.seq] = cancel
+	})
+	if again {
+		cancel()
+		s.fail(ctx, &m.env, &requestError{idMalformed, "Malformed request", fmt.Sprintf("the number %d is that of a request that is not answered yet", m.env.seq), false})
+		return
+	}
+	s.workers.Go(func() {
+		defer s.update(func(st *state) { delete(st.working, m.env.seq) })
+		defer cancel()
+		defer s.recovered(context.WithoutCancel(ctx), &m.env)
+		h.handle(s, ctx, m)
+	})
+}
+
+// recovered, deferred, makes an error response of a panic in a handler.
+func (s *session) recovered(ctx context.Context, req *envelope) {
+	if p := recover(); p != nil {
+		s.log.Error("panic while handling a message", "command", req.command, "panic", p, "stack", string(debug.Stack()))
+		if req.kind == "request" {
+			s.fail(ctx, req, &requestError{idInternal, "Internal error", fmt.Sprint(p), false})
+		}
+	}
+}
+
+// onTerminate gives a launch up that is still under way.
+func (s *session) onTerminate(ctx context.Context, m message) {
+	s.cancelStart()
+	s.respond(ctx, &m.env, nil)
+}
+
+// onRestart refuses: headless Delve kills the process, can't build it, and fails.
+func (s *session) onRestart(ctx context.Context, m message) {
+	s.fail(ctx, &m.env, &requestError{idRestart, "Cannot restart", "end the session and start it again", true})
+}
