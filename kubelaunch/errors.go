@@ -55,3 +55,16 @@ func (e *PodError) Error() string {
 	}
 	return text
 }
+
+// ErrEnded is returned by calls that were waiting when the session was ended.
+var ErrEnded = errors.New("the session was ended")
+
+// ExitError is the end of a component that is not started again.
+type ExitError struct{ Exit Exit }
+
+func (e *ExitError) Error() string { return "the program ended: " + e.Exit.String() }
+
+// LostError says why a session has no way on: others have ended it.
+type LostError struct{ Reason string }
+
+func (e *LostError) Error() string { return "the session is over: " + e.Reason }

@@ -53,6 +53,12 @@ type Options struct {
 	Grace time.Duration
 	// TTL is how long the debug build stays without a client. Default: 10 min.
 	TTL time.Duration
+	// ReloadGrace is how long the component has between SIGTERM and SIGKILL when
+	// another one is swapped in. Default: 500 ms.
+	ReloadGrace time.Duration
+	// OnExit says what happens when the component ends by itself. Default:
+	// StartAgain in a workload, as the kubelet would; EndSession on this machine.
+	OnExit OnExit
 	// Progress is told what is being done. It may be called from several
 	// goroutines. Default: nobody is told.
 	Progress func(stage string)
@@ -60,12 +66,26 @@ type Options struct {
 	Owner string
 }
 
+// OnExit says what happens when a component ends by itself.
+type OnExit string
+
+// What may happen.
+const (
+	// StartAgain starts it again, at once and then with growing pauses.
+	StartAgain OnExit = "start-again"
+	// EndSession leaves it at that: Dial and Wait tell how it ended.
+	EndSession OnExit = "end-session"
+)
+
 func (o *Options) defaults() {
 	if o.Grace <= 0 {
 		o.Grace = 30 * time.Second
 	}
 	if o.TTL <= 0 {
 		o.TTL = 10 * time.Minute
+	}
+	if o.ReloadGrace <= 0 {
+		o.ReloadGrace = 500 * time.Millisecond
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -155,7 +175,7 @@ func (p *Placement) Launch(ctx context.Context, binary Binary, o Options) (s *Se
 	if _, err := l.client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
 		return nil, err
 	}
-	return newSession(l), nil
+	return newSession(l, binary), nil
 }
 
 // launch is one call of Launch: what its steps hand on to each other.

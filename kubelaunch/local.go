@@ -90,11 +90,10 @@ func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o 
 	if _, err := client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
 		return nil, err
 	}
-	served := make(chan struct{})
-	close(served)
 	return &Session{
-		ID: id, Target: Target{Kind: KindLocal}, Place: "this machine", Tunnel: "unix socket", client: client, options: o,
-		stop: func() {}, serving: served, ending: make(chan struct{}),
+		ID: id, Target: Target{Kind: KindLocal}, options: o, stop: func() {}, ending: make(chan struct{}),
+		client: client, way: "unix socket", place: localPlace, name: file.Name,
+		run: Run{Number: 1, Place: localPlace, Binary: binary},
 		undo: func(_ context.Context, progress func(string)) error {
 			progress("ending the component")
 			agent.end()
@@ -102,6 +101,9 @@ func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o 
 		},
 	}, nil
 }
+
+// localPlace is where the runs of local sessions are.
+const localPlace = "this machine"
 
 // localAgent is an agent that is a child of this process.
 type localAgent struct {

@@ -2,232 +2,153 @@ package kubelaunch
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
+	"os"
 	"sync"
 	"time"
-
-	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/retry"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
 
-// Session is a component that runs under Delve on a target. Its methods may be
-// called from any goroutine.
+// Session is a component that runs under Delve on a target, through all that happens
+// to it. Each process of it is a [Run]. Its methods may be called from any goroutine.
 type Session struct {
 	ID     string
 	Target Target
-	// Place tells the user where it runs: "pod web-kubedelve-1a2b3c4d, container app".
-	Place string
-	// Tunnel is the way to the agent: "pods/proxy", "pods/exec", "unix socket".
-	Tunnel string
 
-	client  *agentapi.Client
 	options Options
 	undo    func(ctx context.Context, progress func(string)) error
+	feed    feed
 
-	stop    context.CancelFunc // ends the takeover
-	done    sync.WaitGroup     // counts the takeover
-	serving chan struct{}      // closed when served is set
-	served  error
+	stop context.CancelFunc // ends the takeover
+	done sync.WaitGroup     // counts the takeover
+
+	mu     sync.Mutex // guards all below
+	client *agentapi.Client
+	way    string
+	place  string
+	run    Run
+	name   string // of the program, what ps shows
 
 	ending  chan struct{} // closed when Close or Detach has begun
 	closing sync.Once
 	closed  error
 }
 
-// ErrEnded is returned by calls that were waiting when the session was ended.
-var ErrEnded = errors.New("the session was ended")
-
-// unlessEnded replaces what a call says that was interrupted by the end.
-func (s *Session) unlessEnded(err error) error {
-	select {
-	case <-s.ending:
-		if err != nil {
-			return ErrEnded
-		}
-	default:
-	}
-	return err
+// Run is one process of the component.
+type Run struct {
+	// Number tells the runs of a session apart, also those of other pods; a later
+	// run has a higher number. The first is 1.
+	Number int
+	// Place tells the user where it runs: "pod web-kubedelve-1a2b3c4d, container app".
+	Place string
+	// Binary is what it runs.
+	Binary Binary
+	// Halted says that it was halted before this connection came: at its entry if
+	// Fresh, else where a debugger left it.
+	Halted bool
+	// Fresh says that no debugger was connected to it before.
+	Fresh bool
+	// Reload says that it came of [Session.Swap], not of a loss or an exit.
+	Reload bool
 }
 
-func newSession(l *launch) *Session {
+// Conn is a connection to the Delve of one run: DAP or JSON-RPC, whichever the first
+// byte begins. It lives through cuts of the way to the run, in which Reads and Writes
+// wait, and ends with io.EOF when the run has ended or can't be reached any more.
+type Conn struct {
+	net.Conn
+	run Run
+}
+
+// Run is the run that the connection is to, as it was when the connection came.
+func (c *Conn) Run() Run { return c.run }
+
+// Piece is a piece of what the component writes.
+type Piece struct {
+	FD    int    // 1 or 2
+	Data  []byte // the callee must not keep it
+	Run   int    // the run's number
+	Place string // the run's place
+	// Lost is how many bytes before this piece could not be brought back after a
+	// break.
+	Lost int64
+}
+
+// Exit is how a component ended.
+type Exit = agentapi.Exit
+
+func newSession(l *launch, binary Binary) *Session {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Session{
-		ID: l.journal.record.Session, Target: l.placement.Target,
-		Place:  fmt.Sprintf("pod %s, container %s", l.pod.Name, l.placement.Container),
-		Tunnel: l.way, client: l.client, options: l.options,
+		ID: l.journal.record.Session, Target: l.placement.Target, options: l.options,
 		undo: func(ctx context.Context, progress func(string)) error { return undo(ctx, l.journal, progress) },
-		stop: stop, serving: make(chan struct{}), ending: make(chan struct{}),
+		stop: stop, ending: make(chan struct{}),
+		client: l.client, way: l.way, place: fmt.Sprintf("pod %s, container %s", l.pod.Name, l.placement.Container),
+		name: l.programName(binary),
 	}
+	s.run = Run{Number: 1, Place: s.place, Binary: binary}
 	s.done.Go(func() { // ends when the pod has taken over, or with Close
-		defer close(s.serving)
-		s.served = l.takeOver(ctx)
+		switch err := l.takeOver(ctx); {
+		case err == nil:
+			s.feed.tell(Event{Kind: KindServing, Text: fmt.Sprintf("%s now serves %s", s.Place(), s.Target)})
+		case ctx.Err() == nil:
+			s.feed.tell(Event{Kind: KindNotServing, Text: fmt.Sprintf("the debug pod could not take over from the originals: %v", err), Important: true})
+		}
 	})
 	return s
 }
 
-// takeOver waits until our pod serves and puts it in the place of the others. The
-// component decides when: it may be halted at its entry for as long as it likes,
-// and the original serves until then.
-func (l *launch) takeOver(ctx context.Context) error {
-	err := waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) { return podReady(pod), nil })
-	if err != nil {
-		return err
-	}
-	p := l.placement
-	if p.exclusive() || p.replicas() == 0 {
-		return nil // nothing else runs
-	}
-	// Until requests find our pod the originals have to stay.
-	if err := waitRoutes(ctx); err != nil {
-		return err
-	}
-	hash := p.replicaSet.Labels[templateHash]
-	if err := l.journal.add(ctx, step{Kind: stepAdopt, Pod: l.pod.Name, Hash: hash}); err != nil {
-		return err
-	}
-	if err := setHash(ctx, l.cluster, l.pod.Name, l.pod.UID, &hash); err != nil {
-		return err
-	}
-	want := p.replicas()
-	if want > 1 && !l.options.KeepReplicas {
-		want = 1
-		if err := scale(ctx, l.journal, p.deployment.Name, want); err != nil {
-			return err
-		}
-	}
-	if err := l.waitAdopted(ctx); err != nil {
-		return err
-	}
-	var members []corev1.Pod
-	err = waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, now []corev1.Pod) bool {
-		members = now
-		return len(members) <= int(want)
-	})
-	if err != nil {
-		return err
-	}
-	return l.waitReplaced(ctx, members)
+// Place tells the user where the component runs now: "pod web-kubedelve-1a2b3c4d,
+// container app", or "this machine".
+func (s *Session) Place() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.place
 }
 
-// waitReplaced waits until the pods that are no members any more have ended: until
-// then they may answer on connections that callers keep open.
-func (l *launch) waitReplaced(ctx context.Context, members []corev1.Pod) error {
-	routes := time.NewTimer(routeDelay)
-	defer routes.Stop()
-	for i := range l.placement.pods {
-		original := &l.placement.pods[i]
-		if slices.ContainsFunc(members, func(m corev1.Pod) bool { return m.UID == original.UID }) {
-			continue
-		}
-		if err := waitGone(ctx, l.cluster, original); err != nil {
-			return err
-		}
-	}
-	select {
-	case <-routes.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+// Tunnel is the way to the agent: "pods/proxy", "pods/exec", "unix socket".
+func (s *Session) Tunnel() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.way
 }
 
-func (l *launch) waitAdopted(ctx context.Context) error {
-	return waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) {
-		return metav1.GetControllerOf(pod) != nil, nil
-	})
-}
-
-func podReady(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
-// setHash gives our pod the label that makes a ReplicaSet adopt it, or with nil
-// takes it away, so that it is released.
-func setHash(ctx context.Context, c *Cluster, pod string, uid types.UID, hash *string) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": uid, "labels": map[string]any{templateHash: hash},
-	}})
-	if err == nil {
-		_, err = c.Client.CoreV1().Pods(c.Namespace).Patch(ctx, pod, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	}
-	if err != nil {
-		return fmt.Errorf("changing the label %s of pod %s: %w", templateHash, pod, err)
-	}
-	return nil
-}
-
-// scale writes the change down and makes it.
-func scale(ctx context.Context, j *journal, deployment string, to int32) error {
-	scales := j.cluster.Client.AppsV1().Deployments(j.cluster.Namespace)
-	current, err := scales.GetScale(ctx, deployment, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("scaling deployment %s: %w", deployment, err)
-	}
-	if current.Spec.Replicas == to {
-		return nil
-	}
-	if err := j.add(ctx, step{Kind: stepScale, From: current.Spec.Replicas, To: to}); err != nil {
-		return err
-	}
-	return setReplicas(ctx, j.cluster, deployment, current, to)
-}
-
-// setReplicas changes a scale that was just read, unless somebody else has changed
-// the replicas since.
-func setReplicas(ctx context.Context, c *Cluster, deployment string, current *autoscalingv1.Scale, to int32) error {
-	scales, from := c.Client.AppsV1().Deployments(c.Namespace), current.Spec.Replicas
-	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		next := current.DeepCopy()
-		next.Spec.Replicas = to
-		_, err := scales.UpdateScale(ctx, deployment, next, metav1.UpdateOptions{FieldManager: fieldManager})
-		if !apierrors.IsConflict(err) {
-			return err
-		}
-		// The versions are the Deployment's: a new status is a conflict as well.
-		var readErr error
-		if current, readErr = scales.GetScale(ctx, deployment, metav1.GetOptions{}); readErr != nil {
-			return readErr
-		}
-		if current.Spec.Replicas != from {
-			return fmt.Errorf("somebody has scaled it from %d to %d just now", from, current.Spec.Replicas)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("scaling deployment %s to %d: %w", deployment, to, err)
-	}
-	return nil
-}
+// Follow calls tell with what happens to the session from now on, and first with what
+// is going on, until ctx ends or the session is over. It calls it from the caller's
+// goroutine; a tell that blocks holds up nobody else.
+func (s *Session) Follow(ctx context.Context, tell func(Event)) { s.feed.follow(ctx, s.ending, tell) }
 
 // handover is how long a debugger that has just disconnected may still count as
 // connected: the agent waits until Delve has closed its side.
 const handover = time.Second
 
-// Dial opens a connection to Delve (DAP or JSON-RPC, whichever the first byte
-// begins). There is one at a time: see [InUse], which it says after a second.
-func (s *Session) Dial(ctx context.Context) (net.Conn, error) {
+// DialOptions say how a connection is opened. The zero value is the default.
+type DialOptions struct {
+	// TakeOver hangs up on whoever is connected, who is told by whom.
+	TakeOver bool
+}
+
+// Dial waits until a run is there and opens a connection to its Delve. There is one
+// at a time: after a second it says [InUse]. The end of ctx ends the waiting, not a
+// connection that was returned. Errors that are final: an [*ExitError] if the
+// component has ended and is not started again, a [*LostError] if the session was
+// ended by others, [ErrEnded] if by Close or Detach.
+func (s *Session) Dial(ctx context.Context, _ DialOptions) (*Conn, error) {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
 	for deadline := time.Now().Add(handover); ; {
-		conn, err := s.client.Debug(ctx)
+		s.mu.Lock()
+		client, run := s.client, s.run
+		s.mu.Unlock()
+		conn, err := client.Debug(ctx)
+		if err == nil {
+			return &Conn{conn, run}, nil
+		}
 		if !InUse(err) || time.Now().After(deadline) {
-			return conn, err
+			return nil, s.unlessEnded(err)
 		}
 		select {
 		case <-again.C:
@@ -243,33 +164,86 @@ func InUse(err error) bool {
 	return errors.As(err, &refused) && refused.Code == agentapi.CodeInUse
 }
 
-// Resume lets a halted component go on.
-func (s *Session) Resume(ctx context.Context) error { return s.client.Resume(ctx) }
+// Expect says whether a debugger is there that will dial again after each break. Then
+// new runs are left halted at their entry for it; else the session lets them go on. A
+// run that is waiting when Expect(false) is called is let go.
+func (s *Session) Expect(bool) {}
 
-// Output calls sink with what the component writes (fd 1 or 2) until ctx ends, the
-// session ends ([ErrEnded]) or the agent is gone.
-func (s *Session) Output(ctx context.Context, sink func(fd int, p []byte)) error {
-	return s.unlessEnded(s.client.Output(ctx, sink))
+// Resume lets a halted component go on.
+func (s *Session) Resume(ctx context.Context) error {
+	s.mu.Lock()
+	client := s.client
+	s.mu.Unlock()
+	return client.Resume(ctx)
 }
 
-// Exit is how a component ended.
-type Exit = agentapi.Exit
+// Swap replaces the run by one of another binary, or of the same, in the place where
+// it runs. Of the options Args, Env and Dir count. It returns when the new run can be
+// dialled; if it fails, or ctx ends before, the old run goes on. The binary's file
+// must stay for as long as the session: it is started again after losses.
+func (s *Session) Swap(ctx context.Context, binary Binary, o Options, progress func(stage string)) error {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	s.mu.Lock()
+	client, run, name := s.client, s.run, s.name
+	s.mu.Unlock()
+	file := agentapi.File{SHA256: binary.SHA256, Size: binary.Size, Name: name}
+	progress(fmt.Sprintf("uploading %s (%.1f MB)", file.Name, float64(file.Size)/1e6))
+	content, err := os.Open(binary.Path)
+	if err != nil {
+		return fmt.Errorf("reading the binary: %w", err)
+	}
+	defer func() { _ = content.Close() }()
+	if _, err := client.Put(ctx, file, content); err != nil {
+		return s.unlessEnded(err)
+	}
+	progress("loading " + file.Name + " into Delve")
+	if _, err := client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
+		return s.unlessEnded(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.run = Run{Number: run.Number + 1, Place: s.place, Binary: binary, Halted: true, Fresh: true, Reload: true}
+	return nil
+}
 
-// Wait returns how the component ended, once it has, or [ErrEnded].
+// Output calls sink with what the component writes, through all of its runs, until
+// ctx or the session ends ([ErrEnded], or nil if the component has). sink is called
+// from one goroutine at a time.
+func (s *Session) Output(ctx context.Context, sink func(Piece)) error {
+	s.mu.Lock()
+	client, run := s.client, s.run
+	s.mu.Unlock()
+	return s.unlessEnded(client.Output(ctx, func(fd int, p []byte) {
+		sink(Piece{FD: fd, Data: p, Run: run.Number, Place: run.Place})
+	}))
+}
+
+// Wait returns how the component ended, once it has for good and its output has been
+// passed on. The errors are those of [Session.Dial], and ctx's.
 func (s *Session) Wait(ctx context.Context) (Exit, error) {
-	exit, err := s.client.Wait(ctx)
+	s.mu.Lock()
+	client, place := s.client, s.place
+	s.mu.Unlock()
+	exit, err := client.Wait(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = &LostError{fmt.Sprintf("the connection to %s is gone; its pod may have been deleted", place)}
+	}
 	return exit, s.unlessEnded(err)
 }
 
-// Lost is closed when the connection to the agent is gone.
-func (s *Session) Lost() <-chan struct{} { return s.client.Done() }
-
-// Serving is closed when the component serves in the workload's place, or will
-// not: [Session.Served] tells which.
-func (s *Session) Serving() <-chan struct{} { return s.serving }
-
-// Served is nil if the component serves. It may be called once Serving is closed.
-func (s *Session) Served() error { return s.served }
+// unlessEnded replaces what a call says that was interrupted by the end.
+func (s *Session) unlessEnded(err error) error {
+	select {
+	case <-s.ending:
+		if err != nil {
+			return ErrEnded
+		}
+	default:
+	}
+	return err
+}
 
 // Close ends the component and puts everything back. It is idempotent; every call
 // returns the first one's error.

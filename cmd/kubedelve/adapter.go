@@ -128,16 +128,19 @@ type dapSession struct{ *launched }
 
 // Name implements [dapserver.Session].
 func (s *dapSession) Name() string {
-	return fmt.Sprintf("%s (%s)", s.session.Target, s.session.Place)
+	return fmt.Sprintf("%s (%s)", s.session.Target, s.session.Place())
 }
 
 // Dial implements [dapserver.Session].
 func (s *dapSession) Dial(ctx context.Context) (dapserver.Connection, error) {
-	conn, err := s.session.Dial(ctx)
+	conn, err := s.session.Dial(ctx, kubelaunch.DialOptions{})
 	if err != nil {
 		return nil, err
 	}
-	run := dapserver.Run{Number: 1, Place: s.session.Place, Binary: s.binary.SHA256}
+	r := conn.Run()
+	run := dapserver.Run{
+		Number: r.Number, Place: r.Place, Binary: r.Binary.SHA256, Halted: r.Halted, Fresh: r.Fresh, Reload: r.Reload,
+	}
 	for _, r := range s.binary.Sources {
 		run.SubstitutePath = append(run.SubstitutePath, dapserver.PathRule{From: r.Local, To: r.Remote})
 	}
@@ -154,42 +157,54 @@ type connection struct {
 func (c connection) Run() dapserver.Run { return c.run }
 
 // Follow implements [dapserver.Session].
-func (s *dapSession) Follow(ctx context.Context, _ func(dapserver.Event)) { <-ctx.Done() }
+func (s *dapSession) Follow(ctx context.Context, tell func(dapserver.Event)) {
+	s.session.Follow(ctx, func(e kubelaunch.Event) {
+		text, stream := e.Text, dapserver.Console
+		if text != "" {
+			text += "\n"
+		}
+		if e.Important {
+			stream = dapserver.Important
+		}
+		tell(dapserver.Event{
+			Activity: e.Activity, Title: e.Title, Stage: e.Stage, Percent: -1, Over: e.Over, Cancel: e.Cancel,
+			Text: text, Stream: stream,
+		})
+	})
+}
 
 // Restart implements [dapserver.Session].
 func (s *dapSession) Restart(context.Context, *dapserver.LaunchConfig) error {
 	return errors.New("end the session and start it again")
 }
 
-// Output implements [dapserver.Session]. It also tells when requests go to the
-// component, since nobody waits for that.
+// Output implements [dapserver.Session]. It also tells what happens, for as long as
+// dapserver does not follow the session's events.
 func (s *dapSession) Output(ctx context.Context, emit func(dapserver.Piece) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var mu sync.Mutex // emit is called from two goroutines
-	say := func(stream dapserver.OutputStream, p []byte) {
+	say := func(p dapserver.Piece) {
 		mu.Lock()
 		defer mu.Unlock()
-		if err := emit(dapserver.Piece{Stream: stream, Data: p, Run: 1, Place: s.session.Place}); err != nil {
+		if err := emit(p); err != nil {
 			cancel(err)
 		}
 	}
 	var told sync.WaitGroup
-	told.Go(func() { // ends when the pod has taken over, or with ctx
-		select {
-		case <-s.session.Serving():
-			if text := servingText(s.session); text != "" {
-				say(dapserver.Console, []byte(text+"\n"))
+	told.Go(func() { // ends with ctx
+		s.session.Follow(ctx, func(e kubelaunch.Event) {
+			if e.Text != "" {
+				say(dapserver.Piece{Stream: dapserver.Console, Data: []byte(e.Text + "\n")})
 			}
-		case <-ctx.Done():
-		}
+		})
 	})
-	err := s.session.Output(ctx, func(fd int, p []byte) {
+	err := s.session.Output(ctx, func(p kubelaunch.Piece) {
 		stream := dapserver.Stdout
-		if fd == 2 {
+		if p.FD == 2 {
 			stream = dapserver.Stderr
 		}
-		say(stream, p)
+		say(dapserver.Piece{Stream: stream, Data: p.Data, Run: p.Run, Place: p.Place})
 	})
 	cancel(nil)
 	told.Wait()
@@ -197,17 +212,6 @@ func (s *dapSession) Output(ctx context.Context, emit func(dapserver.Piece) erro
 		return nil
 	}
 	return err
-}
-
-// servingText tells that requests go to the debug pod, or why not.
-func servingText(s *kubelaunch.Session) string {
-	switch err := s.Served(); {
-	case s.Target.Kind == kubelaunch.KindLocal || errors.Is(err, context.Canceled):
-		return ""
-	case err != nil:
-		return fmt.Sprintf("the debug pod could not take over from the originals: %v", err)
-	}
-	return fmt.Sprintf("%s now serves %s", s.Place, s.Target)
 }
 
 // Wait implements [dapserver.Session].

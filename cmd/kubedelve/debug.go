@@ -161,7 +161,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 	}
 	address := listener.Addr().String()
 	console.tell(event{
-		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place, Tunnel: l.session.Tunnel,
+		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place(), Tunnel: l.session.Tunnel(),
 		Text: readyText(l, address),
 	})
 	return hold(ctx, l, listener, console, log, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -169,7 +169,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 
 // readyText tells what the user can do now.
 func readyText(l *launched, address string) string {
-	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, l.session.Place, l.session.Tunnel)
+	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, l.session.Place(), l.session.Tunnel())
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {
 		what, end = filepath.Base(l.binary.Path)+" runs under Delve on this machine", "Ctrl-C ends it"
@@ -197,34 +197,36 @@ func listenLocal(cmd *cobra.Command, address string) (net.Listener, error) {
 // hold serves debuggers until Ctrl-C or until the component has ended.
 func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	lost := fmt.Errorf("the connection to %s is gone; its pod may have been deleted", l.session.Place)
 	var tasks taskGroup
 	defer func() { cancel(nil); tasks.Wait() }()
-	tasks.Go(func() { // ends with ctx: requests go to the component
-		select {
-		case <-l.session.Serving():
-			if text := servingText(l.session); text != "" {
-				console.tell(event{Event: "serving", Text: text})
+	tasks.Go(func() { // ends with ctx
+		l.session.Follow(ctx, func(e kubelaunch.Event) {
+			if e.Text == "" {
+				return
 			}
-		case <-ctx.Done():
-		}
+			kind := "note"
+			if e.Kind == kubelaunch.KindServing || e.Kind == kubelaunch.KindNotServing {
+				kind = "serving"
+			}
+			console.tell(event{Event: kind, Text: e.Text})
+		})
 	})
 	tasks.Go(func() { // ends with ctx or the agent: the component's output
 		if console.json != nil {
 			stdout = stderr // stdout is for events
 		}
-		_ = l.session.Output(ctx, func(fd int, p []byte) {
-			if fd == 2 {
-				_, _ = stderr.Write(p)
+		_ = l.session.Output(ctx, func(p kubelaunch.Piece) {
+			if p.FD == 2 {
+				_, _ = stderr.Write(p.Data)
 			} else {
-				_, _ = stdout.Write(p)
+				_, _ = stdout.Write(p.Data)
 			}
 		})
 	})
 	tasks.Go(func() { // ends with ctx or the component
 		exit, err := l.session.Wait(ctx)
 		if err != nil {
-			cancel(lost) // or ctx has ended, with a cause of its own
+			cancel(err) // or ctx has ended, with a cause of its own
 			return
 		}
 		console.tell(event{Event: "exited", Code: &exit.Code, Text: "the program ended: " + exit.String()})
@@ -233,11 +235,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 	tasks.Go(func() { // ends with ctx
 		cancel(serveDebuggers(ctx, l, listener, log))
 	})
-	select {
-	case <-ctx.Done():
-	case <-l.session.Lost():
-		cancel(lost)
-	}
+	<-ctx.Done()
 	var exited *exitedError
 	switch err := context.Cause(ctx); {
 	case errors.Is(err, context.Canceled):

@@ -81,7 +81,7 @@ func (p *peeked) CloseWrite() error {
 
 // serveJSONRPC passes a JSON-RPC client through to Delve.
 func serveJSONRPC(ctx context.Context, l *launched, client *peeked) error {
-	delve, err := l.session.Dial(ctx)
+	delve, err := l.session.Dial(ctx, kubelaunch.DialOptions{})
 	if err != nil {
 		text := err.Error()
 		if kubelaunch.InUse(err) {
