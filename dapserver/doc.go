@@ -44,12 +44,12 @@
 //
 // # Goroutines
 //
-// A session has, besides the one that calls ServeConn and handles the editor's
-// messages in turn:
+// A session has, besides the one that calls ServeConn:
 //
-//   - a reader of the editor's connection (ends with the connection);
-//   - a writer for each connection, the only one that writes to it (ends with
-//     the connection);
+//   - a reader of the editor's connection, which handles its messages in turn
+//     (ends with the connection or when the client is done);
+//   - a writer for each connection, which writes what the kernel did not take
+//     from a sender at once (ends with the connection);
 //   - one for a launch or attach that is under way (ends when it is answered);
 //   - one for each request that may wait and is answered here (handler.background;
 //     ends with the answer, which the client's leaving hastens);

@@ -82,15 +82,19 @@ func parseEnvelope(msg []byte) (envelope, error) {
 				return bad("%q is %.40s, not an integer", name, value)
 			}
 			*where, *number = at, n
-		case "type", "command", "event":
-			text := map[string]*string{"type": &env.kind, "command": &env.command, "event": &env.event}[name]
-			if err := json.Unmarshal(value, text); err != nil {
-				return bad("%q is %.40s, not a string", name, value)
-			}
+		case "type":
+			err = setText(&env.kind, value)
+		case "command":
+			err = setText(&env.command, value)
+		case "event":
+			err = setText(&env.event, value)
 		case "success":
 			env.success = string(value) == "true"
 		case "arguments", "body":
 			env.body = at
+		}
+		if err != nil {
+			return bad("%q is %.40s, not a string", name, at.in(msg))
 		}
 		s.space()
 		if s.take(',') {
@@ -115,6 +119,25 @@ func parseEnvelope(msg []byte) (envelope, error) {
 		return bad("a response without \"request_seq\"")
 	}
 	return env, nil
+}
+
+// setText decodes a string, or null, which changes nothing.
+func setText(text *string, value []byte) error {
+	if n := len(value); n >= 2 && value[0] == '"' && isPlain(value[1:n-1]) {
+		*text = string(value[1 : n-1])
+		return nil
+	}
+	return json.Unmarshal(value, text)
+}
+
+// isPlain says whether the inside of a JSON string means itself.
+func isPlain(s []byte) bool {
+	for _, c := range s {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // appendMessage appends the framed message with its numbers replaced. A
@@ -188,6 +211,24 @@ func (s *scanner) name() (string, error) {
 		return "", fmt.Errorf("%w at byte %d: ':' is missing", errBroken, s.pos)
 	}
 	name := s.b[at.from+1 : at.to-1]
+	switch string(name) { // as everybody writes them
+	case "seq":
+		return "seq", nil
+	case "request_seq":
+		return "request_seq", nil
+	case "type":
+		return "type", nil
+	case "command":
+		return "command", nil
+	case "event":
+		return "event", nil
+	case "success":
+		return "success", nil
+	case "arguments":
+		return "arguments", nil
+	case "body":
+		return "body", nil
+	}
 	if bytes.IndexByte(name, '\\') >= 0 {
 		var text string
 		if json.Unmarshal(at.in(s.b), &text) == nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 )
 
 const (
@@ -42,19 +41,27 @@ func (f *frameReader) next() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if length <= 64<<10 {
+		msg := make([]byte, length)
+		if n, err := io.ReadFull(f.r, msg); err != nil {
+			return nil, cutShort(n, length, err)
+		}
+		return msg, nil
+	}
 	// The buffer grows with what has arrived, not with what was announced, so
 	// that a short header can't make us allocate.
 	var buf bytes.Buffer
-	if length <= 64<<10 {
-		buf.Grow(length)
-	}
 	if n, err := io.CopyN(&buf, f.r, int64(length)); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, fmt.Errorf("reading a message, %d of %d bytes: %w", n, length, err)
+		return nil, cutShort(int(n), length, err)
 	}
 	return buf.Bytes(), nil
+}
+
+func cutShort(n, length int, err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("reading a message, %d of %d bytes: %w", n, length, err)
 }
 
 func (f *frameReader) header() (length int, err error) {
@@ -68,22 +75,22 @@ func (f *frameReader) header() (length int, err error) {
 			return 0, err
 		}
 		read += len(line)
-		text := strings.TrimSuffix(strings.TrimSuffix(string(line), "\n"), "\r")
-		if text == "" {
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if len(line) == 0 {
 			if length < 0 {
 				return 0, &framingError{"the header has no Content-Length"}
 			}
 			return length, nil
 		}
-		name, value, found := strings.Cut(text, ":")
+		name, value, found := bytes.Cut(line, []byte(":"))
 		if !found || !isToken(name) {
-			return 0, &framingError{fmt.Sprintf("header line %.60q is not of the form Name: value", text)}
+			return 0, &framingError{fmt.Sprintf("header line %.60q is not of the form Name: value", line)}
 		}
-		if !strings.EqualFold(name, "Content-Length") {
+		if !bytes.EqualFold(name, []byte("Content-Length")) {
 			continue
 		}
-		value = strings.Trim(value, " \t")
-		n, err := strconv.ParseUint(value, 10, 63)
+		value = bytes.Trim(value, " \t")
+		n, err := strconv.ParseUint(string(value), 10, 63)
 		if err != nil {
 			return 0, &framingError{fmt.Sprintf("Content-Length %.60q is not a number of bytes", value)}
 		}
@@ -97,29 +104,34 @@ func (f *frameReader) header() (length int, err error) {
 	}
 }
 
-// line reads up to and with the next newline, at most limit bytes.
+// line reads up to and with the next newline, at most limit bytes. What it returns
+// is valid until the next read.
 func (f *frameReader) line(limit int) ([]byte, error) {
-	var line []byte
+	var long []byte // a line that does not fit into the reader's buffer
 	for {
 		part, err := f.r.ReadSlice('\n')
-		line = append(line, part...)
-		if len(line) > limit {
+		if len(long)+len(part) > limit {
 			return nil, &framingError{fmt.Sprintf("the header is over the limit of %d bytes", maxHeader)}
 		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return line, err
+		if errors.Is(err, bufio.ErrBufferFull) {
+			long = append(long, part...)
+			continue
 		}
+		if long != nil {
+			part = append(long, part...)
+		}
+		return part, err
 	}
 }
 
 // isToken says whether s can be the name of a header field.
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
+func isToken(s []byte) bool {
+	for _, c := range s {
 		if c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
 			return false
 		}
 	}
-	return s != ""
+	return len(s) > 0
 }
 
 // appendHeader appends the header of a message whose content has n bytes.

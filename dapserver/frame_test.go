@@ -91,7 +91,8 @@ func FuzzEnvelope(f *testing.F) {
 		` { "event" : "stopped" , "body":{"a":[1,{"b":"}\\\""}]},"type":"event" } `,
 		`{"SEQ":1,"ſeq":2,"type":"request","command":"x"}`, `{"\u0073eq":3,"type":"request","command":"\u0078"}`,
 		`{"seq":1,"type":"request","command":"a","command":"b","Type":null}`, `{"seq":-1,"type":"event","event":"x"}`,
-		`{"seq":1e2,"type":"request","command":"x"}`, `{"seq":1,"type":"request","command":"x","arguments":{"seq":5}}`, `{}`, `{"a":`, `[`,
+		`{"seq":1e2,"type":"request","command":"x"}`, `{"seq":1,"type":"request","command":"scopes","arguments":{"frameId":"x"},"arguments":{"frameId":1}}`,
+		`{"seq":1,"type":"request","command":"scopes","arguments":{"frameId":1}}`, `{"seq":1,"type":"request","command":"threads","arguments":null}`, `{"seq":1,"type":"request","command":"x","arguments":{"seq":5}}`, `{}`, `{"a":`, `[`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -132,7 +133,16 @@ func FuzzEnvelope(f *testing.F) {
 				t.Errorf("%s came back as %s", msg, out)
 			}
 		}
-		_, _ = dap.DecodeProtocolMessage(msg) // must not panic, it is what checks requests
+		if env.kind == "request" {
+			// What checks requests must refuse what Delve fails on, and no more.
+			var unknown *dap.DecodeProtocolMessageFieldError
+			_, delve := dap.DecodeProtocolMessage(msg)
+			for range 2 { // the first may be another way
+				if ours := decodable(msg, env.command); (ours == nil) != (delve == nil || errors.As(delve, &unknown)) {
+					t.Errorf("%s: got %v, Delve gets %v", msg, ours, delve)
+				}
+			}
+		}
 	})
 }
 

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,6 +20,8 @@ const (
 	outputLimit = 1 << 20
 	// writeChunk is the unit in which progress of a write is seen.
 	writeChunk = 64 << 10
+	// directLimit is how large a frame may be that its sender writes itself.
+	directLimit = 64 << 10
 )
 
 var (
@@ -28,10 +32,13 @@ var (
 
 // link is one DAP connection. Its reads belong to whoever calls next; writes
 // go through a queue that one goroutine empties, so frames never interleave
-// and no sender is held up by a peer that is slow now and then.
+// and no sender is held up by a peer that is slow now and then. If the queue is
+// empty and the kernel takes the frame at once, the sender writes it itself: to
+// wake the writer for it would be a good part of what a request takes.
 type link struct {
 	name   string // of the peer, for the log
 	rwc    io.ReadWriteCloser
+	direct syscall.RawConn // of rwc, to write without waiting; nil if it has none
 	frames *frameReader
 	log    *slog.Logger
 	// stall is how long one chunk may take to be written before the peer
@@ -42,12 +49,13 @@ type link struct {
 	closed chan struct{} // closed by fail
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex // guards all below
-	seq    int64      // of the last message in the queue
-	queue  [][]byte
-	queued int           // bytes in queue and in the write under way
-	space  chan struct{} // closed and replaced when queued shrinks
-	err    error         // why the link is closed
+	mu      sync.Mutex // guards all below, and direct writes
+	seq     int64      // of the last message in the queue
+	queue   [][]byte
+	queued  int           // bytes in queue and in the write under way
+	space   chan struct{} // closed and replaced when queued shrinks
+	scratch []byte        // for frames that may not need to be kept
+	err     error         // why the link is closed
 }
 
 // newLink takes over rwc. The writer goroutine ends with the link; close waits
@@ -56,6 +64,15 @@ func newLink(name string, rwc io.ReadWriteCloser, stall time.Duration, log *slog
 	l := &link{
 		name: name, rwc: rwc, frames: newFrameReader(rwc), stall: stall, log: log,
 		wake: make(chan struct{}, 1), closed: make(chan struct{}), space: make(chan struct{}),
+	}
+	// A network connection's descriptor doesn't block; a file's may.
+	if conn, ok := rwc.(interface {
+		net.Conn
+		syscall.Conn
+	}); ok {
+		if raw, err := conn.SyscallConn(); err == nil {
+			l.direct = raw
+		}
 	}
 	l.wg.Go(l.writeLoop)
 	return l
@@ -113,11 +130,22 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 		return l.err
 	}
 	l.seq++
-	frame := appendMessage(nil, msg, env, l.seq, o.requestSeq)
 	if o.assigned != nil {
 		o.assigned(l.seq)
 	}
 	logFrame(l.log, "to "+l.name, msg, env)
+	var frame []byte
+	if l.direct != nil && l.queued == 0 && len(msg) <= directLimit {
+		l.scratch = appendMessage(l.scratch[:0], msg, env, l.seq, o.requestSeq)
+		n := writeNow(l.direct, l.scratch)
+		if n == len(l.scratch) {
+			return nil
+		}
+		// The writer does the rest, and finds out if there was an error.
+		frame = append(frame, l.scratch[n:]...)
+	} else {
+		frame = appendMessage(nil, msg, env, l.seq, o.requestSeq)
+	}
 	l.queue = append(l.queue, frame)
 	l.queued += len(frame)
 	select {

@@ -222,7 +222,12 @@ func BenchmarkRoundTrip(b *testing.B) {
 // dialled is a session whose connection exists already.
 type dialled struct {
 	*script
-	conn net.Conn
+	conn *net.TCPConn
 }
 
-func (d dialled) Dial(context.Context) (Connection, error) { return connection{d.conn, Run{}}, nil }
+func (d dialled) Dial(context.Context) (Connection, error) { return tcpConnection{d.conn}, nil }
+
+// tcpConnection is a connection that has all that TCP has.
+type tcpConnection struct{ *net.TCPConn }
+
+func (tcpConnection) Run() Run { return Run{} }

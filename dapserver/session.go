@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -40,43 +41,46 @@ func newSession(srv *Server, conn io.ReadWriteCloser) *session {
 }
 
 // serve runs until the client is done. Two goroutines come with it: the reader
-// below, which ends when the connection is closed, and the link's writer.
+// below, which handles the client's messages and ends when the connection is
+// closed or when the client is done, and the link's writer.
 func (s *session) serve(ctx context.Context) (err error) {
-	messages := make(chan []byte)
-	readErr := make(chan error, 1)
-	leave := make(chan struct{})
+	// The reader holds handling while it handles a message. Once serve has it,
+	// no message is handled any more.
+	var handling sync.Mutex
+	left := false
+	read := make(chan error, 1) // why the reader has ended; nil: the client is done
 	go func() {
 		for {
 			msg, err := s.editor.next()
 			if err != nil {
-				readErr <- err
+				read <- err
 				return
 			}
-			select {
-			case messages <- msg:
-			case <-leave:
-				readErr <- errLinkClosed
+			handling.Lock()
+			done := left || s.fromEditor(ctx, msg)
+			handling.Unlock()
+			if done {
+				read <- nil
 				return
 			}
 		}
 	}()
 
 	reading := true
-	for done := false; !done; {
-		select {
-		case msg := <-messages:
-			done = s.fromEditor(ctx, msg)
-		case err = <-readErr:
-			reading, done = false, true
-		case <-s.editor.closed:
-			// The client doesn't read any more. Its last words don't matter, and
-			// a Read of stdin may not notice that it was closed.
-			err, done = s.editor.cause(), true
-		case <-ctx.Done():
-			_ = s.output(ctx, Console, "kubedelve is ending this session\n", nil)
-			err, done = context.Cause(ctx), true
-		}
+	select {
+	case err = <-read:
+		reading = false
+	case <-s.editor.closed:
+		// The client doesn't read any more. Its last words don't matter, and
+		// a Read of stdin may not notice that it was closed.
+		err = s.editor.cause()
+	case <-ctx.Done():
+		_ = s.output(ctx, Console, "kubedelve is ending this session\n", nil)
+		err = context.Cause(ctx)
 	}
+	handling.Lock()
+	left = true
+	handling.Unlock()
 	if framing := (*framingError)(nil); errors.As(err, &framing) {
 		_ = s.output(ctx, Important, "kubedelve: "+err.Error()+": closing the connection\n", nil)
 	}
@@ -89,11 +93,10 @@ func (s *session) serve(ctx context.Context) (err error) {
 	}
 	s.tellEnd(context.WithoutCancel(ctx))
 	s.editor.drain(2 * time.Second)
-	close(leave)
 	s.editor.close()
 	if reading {
 		select {
-		case <-readErr: //nolint:errcheck // that it ended is enough
+		case <-read: //nolint:errcheck // that it ended is enough
 		case <-time.After(2 * time.Second):
 			return fmt.Errorf("closing the connection to %s did not end reading from it", s.peer)
 		}
@@ -143,17 +146,37 @@ func (s *session) malformed(ctx context.Context, err error) {
 // checkRequest refuses what would make Delve close the connection instead of
 // answering: arguments of a wrong type, and too many bytes.
 func (s *session) checkRequest(m message) *requestError {
-	if _, err := dap.DecodeProtocolMessage(m.raw); err != nil {
-		var unknown *dap.DecodeProtocolMessageFieldError
-		if !errors.As(err, &unknown) {
-			return &requestError{idMalformed, "Malformed request", err.Error(), false}
-		}
+	if err := decodable(m.raw, m.env.command); err != nil {
+		return &requestError{idMalformed, "Malformed request", err.Error(), false}
 	}
 	if len(m.raw) > maxDelveContent-64 { // the numbers may grow
 		return &requestError{idTooLarge, "Request too large",
 			fmt.Sprintf("%s has %d bytes, and Delve takes %d", m.env.command, len(m.raw), maxDelveContent), true}
 	}
 	return nil
+}
+
+// requestTypes are the structs of go-dap that requests are decoded into, by command.
+var requestTypes sync.Map // from string to reflect.Type
+
+// decodable returns the error with which [dap.DecodeProtocolMessage], and so Delve,
+// fails on a request with this command. It decodes once, where that does it three
+// times. Commands that go-dap doesn't know are Delve's to refuse.
+func decodable(raw []byte, command string) error {
+	known, ok := requestTypes.Load(command)
+	if !ok {
+		var unknown *dap.DecodeProtocolMessageFieldError
+		m, err := dap.DecodeProtocolMessage(raw)
+		switch {
+		case errors.As(err, &unknown):
+			return nil
+		case err != nil:
+			return err
+		}
+		known = reflect.TypeOf(m).Elem()
+		requestTypes.Store(command, known)
+	}
+	return json.Unmarshal(raw, reflect.New(known.(reflect.Type)).Interface()) //nolint:errcheck // nothing else is stored
 }
 
 // forward sends a request on to Delve, now or when it is ready.
