@@ -70,8 +70,10 @@ docs: ## write the generated parts of docs/ anew
 	go test ./dapserver ./cmd/kubedelve -run 'TestReference' -args -update
 
 .PHONY: bench
-bench: ## benchmarks
+bench: ## benchmarks, and what kubedelve adds to each kind of request (BENCHFLAGS=-help)
 	go test -run '^$$' -bench . -benchmem ./...
+	$(NOCGO) go build -o bin/kubedelve-bench ./internal/bench
+	bin/kubedelve-bench $(BENCHFLAGS)
 
 ##@ The test cluster (Linux, root)
 
