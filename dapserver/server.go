@@ -137,10 +137,10 @@ func peerName(conn io.ReadWriteCloser) string {
 }
 
 // asRequestError gives an error without an id the given one.
-func asRequestError(err error, id int, summary string) *requestError {
+func asRequestError(err error, id int) *requestError {
 	var re *requestError
 	if errors.As(err, &re) {
 		return re
 	}
-	return &requestError{id, summary, err.Error(), true}
+	return newError(id, err.Error())
 }

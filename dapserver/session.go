@@ -192,7 +192,7 @@ func (s *session) forward(ctx context.Context, m message) {
 			re = &requestError{idClosing, "Session is being ended", "", false}
 		case st.phase == phaseStarting:
 			if len(st.early) >= earlyLimit || st.earlyBytes+len(m.raw) > earlyBytesLimit {
-				re = &requestError{idBusy, "Not ready", "too many requests before the event initialized", false}
+				re = &requestError{idBusy, "Busy", "too many requests before the event initialized", false}
 				return
 			}
 			st.early = append(st.early, m)
@@ -270,4 +270,4 @@ func (s *session) onCancel(ctx context.Context, m message) {
 }
 
 // errCancelled has the message that DAP prescribes.
-var errCancelled = &requestError{idNotCancelled, "cancelled", "", false}
+var errCancelled = &requestError{idCancelled, "cancelled", "", false}

@@ -15,11 +15,11 @@ import (
 // so that the client is heard while it goes on.
 func (s *session) onStart(ctx context.Context, m message) {
 	request := m.env.command
-	id, summary := idFailedToLaunch, "Failed to launch"
+	id := idFailedToLaunch
 	if request == "attach" {
-		id, summary = idFailedToAttach, "Failed to attach"
+		id = idFailedToAttach
 	}
-	refuse := func(err error) { s.fail(ctx, &m.env, asRequestError(err, id, summary)) }
+	refuse := func(err error) { s.fail(ctx, &m.env, asRequestError(err, id)) }
 
 	var at phase
 	s.update(func(st *state) { at = st.phase })
@@ -91,7 +91,7 @@ func (s *session) tryStart(ctx, startCtx context.Context, st *start) (err error)
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("panic in a start", "panic", p, "stack", string(debug.Stack()))
-			err = &requestError{idInternal, "Internal error", fmt.Sprint(p), true}
+			err = &requestError{idInternal, "Internal error", fmt.Sprint(p), false}
 		}
 	}()
 	switch cfg := s.srv.cfg; {
