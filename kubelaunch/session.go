@@ -136,14 +136,14 @@ type DialOptions struct {
 // connection that was returned. Errors that are final: an [*ExitError] if the
 // component has ended and is not started again, a [*LostError] if the session was
 // ended by others, [ErrEnded] if by Close or Detach.
-func (s *Session) Dial(ctx context.Context, _ DialOptions) (*Conn, error) {
+func (s *Session) Dial(ctx context.Context, o DialOptions) (*Conn, error) {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
 	for deadline := time.Now().Add(handover); ; {
 		s.mu.Lock()
 		client, run := s.client, s.run
 		s.mu.Unlock()
-		conn, err := client.Debug(ctx)
+		conn, err := agentapi.Debug(ctx, func(context.Context) (*agentapi.Client, error) { return client, nil }, o.TakeOver)
 		if err == nil {
 			return &Conn{conn, run}, nil
 		}
@@ -215,8 +215,11 @@ func (s *Session) Output(ctx context.Context, sink func(Piece)) error {
 	s.mu.Lock()
 	client, run := s.client, s.run
 	s.mu.Unlock()
-	return s.unlessEnded(client.Output(ctx, func(fd int, p []byte) {
-		sink(Piece{FD: fd, Data: p, Run: run.Number, Place: run.Place})
+	return s.unlessEnded(client.Output(ctx, agentapi.Position{}, func(o agentapi.Output) error {
+		if o.FD > 0 {
+			sink(Piece{FD: o.FD, Data: o.Data, Run: run.Number, Place: run.Place, Lost: o.Lost})
+		}
+		return nil
 	}))
 }
 

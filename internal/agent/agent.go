@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type Agent struct {
 	self     string // the agent's own executable
 	children children
 	began    time.Time
+	boot     string // random
 
 	starting  sync.Mutex // serialises start and end
 	attaching sync.Mutex // serialises who becomes Delve's one client: connect and settle; after starting
@@ -76,7 +78,7 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 		return nil, fmt.Errorf("agent folder: %w", err)
 	}
 	a := &Agent{
-		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(),
+		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(), boot: rand.Text(),
 		out: &output{run: 1}, changed: make(chan struct{}),
 	}
 	a.update(func() {}) // the agent begins alone
@@ -293,13 +295,15 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 	case req.Op == agentapi.OpStart && req.Start != nil:
 		ctx, stop := whileThere(ctx, r, conn)
 		defer stop()
-		pid, err := a.start(ctx, *req.Start)
-		return &agentapi.Reply{PID: pid}, nil, err
+		started, err := a.start(ctx, *req.Start)
+		return &agentapi.Reply{Started: &started}, nil, err
 	case req.Op == agentapi.OpDebug:
-		return a.connect(req.Client, r, conn)
-	case req.Op == agentapi.OpOutput:
-		out := a.output()
-		return &agentapi.Reply{Run: out.run}, func() { out.serve(conn) }, nil
+		return a.connect(req.Client, req.TakeOver, r, conn)
+	case req.Op == agentapi.OpOutput && req.From != nil:
+		ctx, stop := whileThere(ctx, r, conn)
+		out, from, err := a.outputFrom(ctx, *req.From)
+		stop()
+		return &agentapi.Reply{At: &from}, func() { out.serve(conn, from.Offset) }, err
 	case req.Op == agentapi.OpEnd:
 		a.end(syscall.SIGTERM)
 		return &agentapi.Reply{}, nil, nil
@@ -339,6 +343,7 @@ func whileThere(ctx context.Context, r io.Reader, conn net.Conn) (context.Contex
 		cancel(nil)
 		_ = conn.SetReadDeadline(time.Unix(0, 1))
 		reading.Wait()
+		_ = conn.SetReadDeadline(time.Time{})
 	}
 }
 
@@ -348,10 +353,28 @@ func (a *Agent) current() *component {
 	return a.component
 }
 
-func (a *Agent) output() *output {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.out
+// outputFrom returns the output of a run, and where to begin in it. It waits for the
+// run if that is yet to come.
+func (a *Agent) outputFrom(ctx context.Context, from agentapi.Position) (*output, agentapi.Position, error) {
+	for {
+		a.mu.Lock()
+		out, changed := a.out, a.changed
+		a.mu.Unlock()
+		switch {
+		case from.Boot != a.boot || from.Run == 0:
+			from = agentapi.Position{Boot: a.boot, Run: out.run}
+		case from.Run < out.run:
+			from.Run, from.Offset = out.run, 0
+		}
+		if from.Run == out.run {
+			return out, from, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, from, context.Cause(ctx)
+		}
+	}
 }
 
 func (a *Agent) hello() *agentapi.Hello {
@@ -360,18 +383,20 @@ func (a *Agent) hello() *agentapi.Hello {
 	h := &agentapi.Hello{
 		Version: agentapi.Version, Agent: a.version, Delve: DelveVersion(),
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Session: a.cfg.Session, UID: os.Getuid(),
-		State: agentapi.StateIdle, Started: a.began,
+		State: agentapi.StateIdle, Started: a.began, Boot: a.boot, Loading: a.abort != nil,
 	}
 	if a.debugger != nil {
 		h.Client = a.debugger.client
 	}
-	switch {
-	case a.abort != nil:
-		h.State = agentapi.StateLoading
-	case a.component != nil && a.component.hasExited():
-		h.State = agentapi.StateExited
-	case a.component != nil:
-		h.State = agentapi.StateRunning
+	h.Run = a.out.run
+	if !a.outUsed {
+		h.Run--
+	}
+	if c := a.component; c != nil {
+		h.State, h.SHA256 = agentapi.StateRunning, c.sha256
+		if c.hasExited() {
+			h.State, h.Exit = agentapi.StateExited, &c.exit
+		}
 	}
 	return h
 }
@@ -403,29 +428,33 @@ func (a *Agent) put(file agentapi.File, r io.Reader, conn net.Conn) (*agentapi.R
 }
 
 // start replaces the component that runs, if one does.
-func (a *Agent) start(ctx context.Context, s agentapi.Start) (pid int, err error) {
+func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.Started, err error) {
 	path, err := a.dir.path(s.File)
 	if err != nil {
-		return 0, err
+		return started, err
 	}
 	if !exists(path) {
-		return 0, fmt.Errorf("the binary %s has not been sent", s.File.Name)
+		return started, fmt.Errorf("the binary %s has not been sent", s.File.Name)
 	}
 	if s.Args == nil && len(a.original) > 0 {
 		program, ok := entrypoint.Unwrap(a.original)
 		if !ok {
-			return 0, fmt.Errorf("the container's command %q does not tell the program's arguments", a.original)
+			return started, fmt.Errorf("the container's command %q does not tell the program's arguments", a.original)
 		}
 		s.Args = program[1:]
+	}
+	grace := time.Duration(s.Grace)
+	if grace <= 0 {
+		grace = time.Duration(a.cfg.Stop)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	a.abortStart() // the later one counts
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	a.endLocked(syscall.SIGTERM)
+	a.endLocked(syscall.SIGTERM, grace)
 	if err := a.dir.clear(a.dir.started()); err != nil {
-		return 0, err
+		return started, err
 	}
 	var out *output
 	a.update(func() {
@@ -449,13 +478,13 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (pid int, err error
 		err = fmt.Errorf("%w (is the folder %s mounted noexec?)", err, a.dir)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("delve could not start %s: %w", s.File.Name, err)
+		return started, fmt.Errorf("delve could not start %s: %w", s.File.Name, err)
 	}
 	if err := mark(a.dir.started()); err != nil {
 		a.log.Warn("readiness will not be told", "error", err)
 	}
 	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid())
-	return c.pid(), nil
+	return agentapi.Started{PID: c.pid(), Run: out.run}, nil
 }
 
 // abortStart ends a start that is under way: loading takes as long as Delve likes.
@@ -472,10 +501,10 @@ func (a *Agent) end(sig syscall.Signal) (agentapi.Exit, bool) {
 	a.abortStart()
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	return a.endLocked(sig)
+	return a.endLocked(sig, time.Duration(a.cfg.Stop))
 }
 
-func (a *Agent) endLocked(sig syscall.Signal) (agentapi.Exit, bool) {
+func (a *Agent) endLocked(sig syscall.Signal, grace time.Duration) (agentapi.Exit, bool) {
 	a.attaching.Lock() // nobody connects to what ends
 	defer a.attaching.Unlock()
 	var c *component
@@ -484,7 +513,7 @@ func (a *Agent) endLocked(sig syscall.Signal) (agentapi.Exit, bool) {
 		return agentapi.Exit{}, false
 	}
 	a.disconnect()
-	c.terminate(sig, time.Duration(a.cfg.Stop))
+	c.terminate(sig, grace)
 	if !c.hasExited() {
 		return agentapi.Exit{Code: -1, Reason: "its output could not be passed on"}, true
 	}
@@ -534,18 +563,23 @@ func (a *Agent) settle(c *component, force bool) error {
 
 // connect gives a client Delve's own connection. Delve serves one at a time: a
 // second one would wait for an answer for ever.
-func (a *Agent) connect(client string, r io.Reader, conn net.Conn) (*agentapi.Reply, func(), error) {
+func (a *Agent) connect(client string, takeOver bool, r io.Reader, conn net.Conn) (*agentapi.Reply, func(), error) {
 	a.attaching.Lock()
 	defer a.attaching.Unlock()
 	if client == "" {
 		client = "another client"
 	}
+	if takeOver {
+		a.disconnect()
+	}
 	d := &debugging{client: client, conn: conn, ended: make(chan struct{})}
 	var c *component
 	var holder *debugging
+	state := agentapi.DebugState{Boot: a.boot}
 	a.update(func() {
 		c, holder = a.component, a.debugger
-		if c != nil && holder == nil {
+		if c != nil && holder == nil && !c.hasExited() {
+			state.Run, state.Fresh = c.out.run, !a.debugged
 			a.debugger, a.debugged, a.settled = d, true, false
 		}
 	})
@@ -554,17 +588,24 @@ func (a *Agent) connect(client string, r io.Reader, conn net.Conn) (*agentapi.Re
 		return nil, nil, errIdle
 	case holder != nil:
 		return nil, nil, &codedError{agentapi.CodeInUse, "the debugger is in use by " + holder.client}
+	case c.hasExited():
+		return nil, nil, &codedError{agentapi.CodeExited, "the component has ended: " + c.exit.String()}
 	}
 	release := func() {
 		close(d.ended)
 		a.update(func() { a.debugger = nil })
+	}
+	var err error
+	if state.Halted, err = c.halted(); err != nil {
+		release()
+		return nil, nil, err
 	}
 	delve, err := net.DialTimeout("unix", c.socket, delvePatience)
 	if err != nil {
 		release()
 		return nil, nil, fmt.Errorf("connecting to delve: %w", err)
 	}
-	return &agentapi.Reply{}, func() {
+	return &agentapi.Reply{Debug: &state}, func() {
 		defer release()
 		splice(conn, r, delve)
 	}, nil

@@ -136,11 +136,12 @@ func TestWaitComesAfterTheLastOutput(t *testing.T) {
 	got := 0
 	subscribed := make(chan error, 1)
 	go func() {
-		subscribed <- c.Output(t.Context(), func(_ int, p []byte) {
-			got += len(p)
+		subscribed <- c.Output(t.Context(), agentapi.Position{}, func(o agentapi.Output) error {
+			got += len(o.Data)
 			if got%7 == 0 {
 				time.Sleep(time.Millisecond) // a slow terminal
 			}
+			return nil
 		})
 	}()
 	r.await("the subscription", func() bool { return strings.Contains(r.said.String(), "op=output") })
@@ -163,8 +164,8 @@ func TestMuchOutputIsCompleteAndHeldInLittleMemory(t *testing.T) {
 	line := []byte("000000000000000\n") // the next one
 	done := make(chan error, 1)
 	go func() {
-		done <- c.Output(t.Context(), func(_ int, p []byte) {
-			for _, b := range p {
+		done <- c.Output(t.Context(), agentapi.Position{}, func(o agentapi.Output) error {
+			for _, b := range o.Data {
 				at := total % 16
 				if b != line[at] {
 					wrong++
@@ -178,6 +179,7 @@ func TestMuchOutputIsCompleteAndHeldInLittleMemory(t *testing.T) {
 					}
 				}
 			}
+			return nil
 		})
 	}()
 	r.await("the subscription", func() bool { return strings.Contains(r.said.String(), "op=output") })
@@ -215,13 +217,14 @@ func TestAClientThatDoesNotReadHoldsNobodyUpOnceItIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		defer close(blocked)
-		_ = lazy.Output(ctx, func(int, []byte) {
+		_ = lazy.Output(ctx, agentapi.Position{}, func(agentapi.Output) error {
 			select {
 			case <-reading:
 			default:
 				close(reading)
 			}
 			<-ctx.Done()
+			return context.Cause(ctx)
 		})
 	}()
 	if err := c.Resume(t.Context()); err != nil {
@@ -256,8 +259,8 @@ func TestAnotherStartReplaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second == first {
-		t.Fatal("the PID is the same")
+	if second.PID == first || second.Run != 2 {
+		t.Fatalf("the first has PID %d, the second %+v; want another and run 2", first, second)
 	}
 	r.gone(first)
 	o.wait(t)
@@ -285,11 +288,11 @@ func TestALaterStartCountsWhileOneLoads(t *testing.T) {
 		}()
 		r.await("loading", func() bool {
 			h, err := c.Hello(t.Context())
-			return err == nil && h.State == agentapi.StateLoading
+			return err == nil && h.Loading
 		})
-		pid, err := c.Start(t.Context(), agentapi.Start{File: file, Args: []string{"loop"}})
-		if err != nil || !alive(pid) {
-			t.Fatalf("the later start: PID %d, %v", pid, err)
+		later, err := c.Start(t.Context(), agentapi.Start{File: file, Args: []string{"loop"}})
+		if err != nil || !alive(later.PID) {
+			t.Fatalf("the later start: %+v, %v", later, err)
 		}
 		if err := <-first; err != nil {
 			aborted = append(aborted, mark)
@@ -352,25 +355,25 @@ func TestASecondDebuggerIsRefused(t *testing.T) {
 	start(t, first, "loop")
 	d := attach(t, first)
 	d.hit()
-	_, err := second.Debug(t.Context())
+	_, err := dial(t, second)
 	if code(err) != agentapi.CodeInUse || !strings.Contains(err.Error(), "first") {
 		t.Errorf("got %v; want in-use, by first", err)
 	}
 	_ = d.conn.Close()
 	var conn net.Conn
 	r.await("the debugger to be free", func() bool {
-		conn, err = second.Debug(t.Context())
+		conn, err = dial(t, second)
 		return err == nil
 	})
 	_ = conn.Close()
 	// A client that is gone altogether gives it free as well.
 	r.await("the debugger to be free again", func() bool {
-		conn, err = first.Debug(t.Context())
+		conn, err = dial(t, first)
 		return err == nil
 	})
 	_ = first.Close()
 	r.await("the debugger to be free at last", func() bool {
-		conn, err = second.Debug(t.Context())
+		conn, err = dial(t, second)
 		return err == nil
 	})
 	_ = conn.Close()
@@ -491,7 +494,7 @@ func hasUserBreakpoint(all []*api.Breakpoint) bool {
 func debugWhenFree(r *rig, c *agentapi.Client) (d *attached) {
 	r.t.Helper()
 	r.await("the debugger to be free", func() bool {
-		conn, err := c.Debug(r.t.Context())
+		conn, err := dial(r.t, c)
 		if err == nil {
 			_ = conn.Close()
 		}
@@ -548,10 +551,11 @@ func TestAnExpiredSessionBecomesTheOriginal(t *testing.T) {
 	original := []string{"/bin/sh", "-c", `echo "$$ $(cat /proc/$$/comm)" >> ` + out + `; exit 7`}
 	r := newRig(t, func(c *agentapi.Config) { c.TTL = agentapi.Duration(400 * time.Millisecond) }, original...)
 	c := r.client("test")
-	pid, err := c.Start(t.Context(), agentapi.Start{File: put(t, c, programs.component), Args: []string{"handle=0", "loop"}})
+	started, err := c.Start(t.Context(), agentapi.Start{File: put(t, c, programs.component), Args: []string{"handle=0", "loop"}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	pid := started.PID
 	attach(t, c).hit()
 	delve := delveOf(t, pid)
 	_ = c.Close()

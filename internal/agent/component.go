@@ -359,6 +359,20 @@ func (c *component) endsSoon() bool {
 	return c.hasExited() || c.process.ended()
 }
 
+// halted tells whether the component is halted: at its entry, at a breakpoint.
+func (c *component) halted() (bool, error) {
+	client, err := c.dial(delvePatience)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = client.Disconnect(false) }()
+	state, err := client.GetStateNonBlocking()
+	if err != nil {
+		return false, fmt.Errorf("asking delve for the component's state: %w", err)
+	}
+	return !state.Running, nil
+}
+
 // resume lets a halted component go on and leaves a running one alone.
 func (c *component) resume() error {
 	if c.hasExited() {

@@ -286,11 +286,11 @@ func put(t testing.TB, c *agentapi.Client, path string) agentapi.File {
 // start runs the component with steps, halted at its entry.
 func start(t testing.TB, c *agentapi.Client, steps ...string) int {
 	t.Helper()
-	pid, err := c.Start(t.Context(), agentapi.Start{File: put(t, c, programs.component), Args: steps})
+	started, err := c.Start(t.Context(), agentapi.Start{File: put(t, c, programs.component), Args: steps})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pid
+	return started.PID
 }
 
 // launch runs the component with steps.
@@ -325,12 +325,13 @@ func collect(t testing.TB, c *agentapi.Client) *outputs {
 	o := &outputs{done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		o.done <- c.Output(ctx, func(fd int, p []byte) {
+		o.done <- c.Output(ctx, agentapi.Position{}, func(piece agentapi.Output) error {
 			w := &o.out
-			if fd == 2 {
+			if piece.FD == 2 {
 				w = &o.err
 			}
-			_, _ = w.Write(p)
+			_, err := w.Write(piece.Data)
+			return err
 		})
 	}()
 	t.Cleanup(cancel)
@@ -356,9 +357,15 @@ type attached struct {
 	conn net.Conn
 }
 
+// dial connects to Delve by one client.
+func dial(t testing.TB, c *agentapi.Client) (*agentapi.DebugConn, error) {
+	t.Helper()
+	return agentapi.Debug(t.Context(), func(context.Context) (*agentapi.Client, error) { return c, nil }, false)
+}
+
 func attach(t testing.TB, c *agentapi.Client) *attached {
 	t.Helper()
-	conn, err := c.Debug(t.Context())
+	conn, err := dial(t, c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,8 @@ type output struct {
 
 	mu      sync.Mutex // guards all below, and orders frames
 	backlog []frame
-	size    int // of the backlog, bytes
+	size    int   // of the backlog, bytes
+	total   int64 // bytes so far
 	sinks   map[net.Conn]struct{}
 	ended   bool // clients have been told that nothing more comes
 }
@@ -142,6 +143,7 @@ func (o *output) spread(f frame) {
 	}
 	o.backlog = append(o.backlog, f)
 	o.size += len(f.data)
+	o.total += int64(len(f.data))
 	for o.size > backlogSize && len(o.backlog) > 1 {
 		o.size -= len(o.backlog[0].data)
 		o.backlog = o.backlog[1:]
@@ -175,8 +177,8 @@ func send(sink net.Conn, f frame) bool {
 	return err == nil
 }
 
-// serve gives a client the backlog and what follows, until it goes.
-func (o *output) serve(sink net.Conn) {
+// serve gives a client what comes from an offset on, until it goes.
+func (o *output) serve(sink net.Conn, from int64) {
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	reading.Go(func() { // ends when the client or send closes the stream
@@ -185,8 +187,16 @@ func (o *output) serve(sink net.Conn) {
 	})
 	o.mu.Lock()
 	ok := true
+	at := o.total - int64(o.size)
+	if from < at {
+		_, err := sink.Write(agentapi.AppendGap(nil, at-from))
+		ok = err == nil
+	}
 	for _, f := range o.backlog {
-		ok = ok && send(sink, f)
+		if skip := from - at; skip < int64(len(f.data)) {
+			ok = ok && send(sink, frame{f.fd, f.data[max(skip, 0):]})
+		}
+		at += int64(len(f.data))
 	}
 	if o.ended {
 		ok = ok && send(sink, frame{})

@@ -7,10 +7,12 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,13 +194,15 @@ func TestRequestsEndWithTheirContextOrTheAgent(t *testing.T) {
 	requests := map[string]func(context.Context, *Client) error{
 		"hello":  func(ctx context.Context, c *Client) error { _, err := c.Hello(ctx); return err },
 		"start":  func(ctx context.Context, c *Client) error { _, err := c.Start(ctx, Start{}); return err },
-		"debug":  func(ctx context.Context, c *Client) error { _, err := c.Debug(ctx); return err },
+		"debug":  func(ctx context.Context, c *Client) error { _, err := debug(ctx, c); return err },
 		"resume": func(ctx context.Context, c *Client) error { return c.Resume(ctx) },
 		"settle": func(ctx context.Context, c *Client) error { return c.Settle(ctx) },
 		"end":    func(ctx context.Context, c *Client) error { return c.End(ctx) },
 		"wait":   func(ctx context.Context, c *Client) error { _, err := c.Wait(ctx); return err },
-		"output": func(ctx context.Context, c *Client) error { return c.Output(ctx, func(int, []byte) {}) },
-		"put":    func(ctx context.Context, c *Client) error { _, err := c.Put(ctx, File{}, endless{}); return err },
+		"output": func(ctx context.Context, c *Client) error {
+			return c.Output(ctx, Position{}, func(Output) error { return nil })
+		},
+		"put": func(ctx context.Context, c *Client) error { _, err := c.Put(ctx, File{}, endless{}); return err },
 	}
 	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
@@ -246,13 +250,18 @@ func TestAnswersThatAreNoneAreErrors(t *testing.T) {
 	}
 }
 
+// debug connects by one client.
+func debug(ctx context.Context, c *Client) (*DebugConn, error) {
+	return Debug(ctx, func(context.Context) (*Client, error) { return c, nil }, false)
+}
+
 func TestDebugOutlivesItsContext(t *testing.T) {
 	c := fake(t, func(_ context.Context, _ Request, r *bufio.Reader, w *tunnel.Stream) {
-		_ = WriteMessage(w, Reply{})
+		_ = WriteMessage(w, Reply{Debug: &DebugState{Run: 1}})
 		_, _ = io.Copy(w, r)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	conn, err := c.Debug(ctx)
+	conn, err := debug(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +276,7 @@ func TestDebugOutlivesItsContext(t *testing.T) {
 func TestWaitComesAfterTheOutput(t *testing.T) {
 	passedOn := make(chan struct{})
 	c := fake(t, func(_ context.Context, req Request, _ *bufio.Reader, w *tunnel.Stream) {
-		_ = WriteMessage(w, Reply{Run: 7})
+		_ = WriteMessage(w, Reply{Run: 7, At: &Position{Run: 7}})
 		if req.Op == OpWait {
 			_ = WriteMessage(w, Reply{Run: 7, Exit: &Exit{Code: 3}})
 			return
@@ -277,13 +286,17 @@ func TestWaitComesAfterTheOutput(t *testing.T) {
 	slow, began := make(chan struct{}), make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
-		done <- c.Output(bounded(t), func(fd int, p []byte) {
-			if fd != 1 || string(p) != "last words" {
-				t.Errorf("got %d, %q", fd, p)
+		done <- c.Output(bounded(t), Position{}, func(o Output) error {
+			if o.FD == 0 {
+				return nil
+			}
+			if o.FD != 1 || string(o.Data) != "last words" {
+				t.Errorf("got %+v", o)
 			}
 			close(began)
 			<-slow
 			close(passedOn)
+			return nil
 		})
 	}()
 	<-began
@@ -302,6 +315,28 @@ func TestWaitComesAfterTheOutput(t *testing.T) {
 	}
 }
 
+func TestOutputTellsPositions(t *testing.T) {
+	c := fake(t, func(_ context.Context, req Request, _ *bufio.Reader, w *tunnel.Stream) {
+		_ = WriteMessage(w, Reply{At: req.From})
+		b := AppendFrame(nil, 1, []byte("one"))
+		b = AppendGap(AppendFrame(b, 2, []byte("two")), 1<<40)
+		_, _ = w.Write(AppendFrame(AppendFrame(b, 1, []byte("three")), 0, nil))
+	})
+	var got []string
+	err := c.Output(bounded(t), Position{"b", 3, 10}, func(o Output) error {
+		got = append(got, fmt.Sprintf("%s.%d+%d-%d %d%s", o.At.Boot, o.At.Run, o.At.Offset, o.Lost, o.FD, o.Data))
+		return nil
+	})
+	want := []string{"b.3+10-0 1one", "b.3+13-0 2two", "b.3+1099511627792-1099511627776 1three", "b.3+1099511627797-0 0"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	enough := errors.New("enough")
+	if err := c.Output(bounded(t), Position{}, func(Output) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("got %v; want the sink's error", err)
+	}
+}
+
 func TestBrokenOutputIsAnError(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -309,16 +344,17 @@ func TestBrokenOutputIsAnError(t *testing.T) {
 	}{
 		{"it ends without an end", AppendFrame(nil, 1, []byte("x"))},
 		{"half a frame", AppendFrame(nil, 1, []byte("xyz"))[:6]},
-		{"another descriptor", AppendFrame(nil, 3, []byte("x"))},
+		{"another descriptor", AppendFrame(nil, 4, []byte("x"))},
+		{"half a gap", AppendFrame(nil, 3, []byte("x"))},
 		{"too long a frame", []byte{1, 0xff, 0xff, 0xff, 0xff}},
 		{"an end that is none", AppendFrame(nil, 0, []byte("x"))},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := fake(t, func(_ context.Context, _ Request, _ *bufio.Reader, w *tunnel.Stream) {
-				_ = WriteMessage(w, Reply{})
+				_ = WriteMessage(w, Reply{At: &Position{}})
 				_, _ = w.Write(test.sent)
 			})
-			if err := c.Output(bounded(t), func(int, []byte) {}); err == nil {
+			if err := c.Output(bounded(t), Position{}, func(Output) error { return nil }); err == nil {
 				t.Error("no error")
 			}
 		})

@@ -3,10 +3,10 @@ package agentapi
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 	"time"
 
@@ -194,27 +194,20 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Start runs a binary that the agent has under Delve, in place of the one that
-// runs, and returns its PID once Delve has loaded it. It is halted at its entry.
-func (c *Client) Start(ctx context.Context, start Start) (pid int, err error) {
+// Start loads a binary that the agent has under a Delve of its own, while the
+// component that runs goes on; then it ends that one (breakpoints cleared, SIGTERM,
+// [Start.Grace], SIGKILL) and returns. The new one is halted at its entry. If it
+// can't be loaded, or ctx ends before it is, the old one goes on as if nothing had
+// been.
+func (c *Client) Start(ctx context.Context, start Start) (Started, error) {
 	reply, err := c.call(ctx, Request{Op: OpStart, Start: &start})
 	if err != nil {
-		return 0, err
+		return Started{}, err
 	}
-	return reply.PID, nil
-}
-
-// Debug connects to Delve: DAP or JSON-RPC, whichever the first byte begins. An
-// [*Error] with [CodeInUse] tells that another client is connected.
-func (c *Client) Debug(ctx context.Context) (net.Conn, error) {
-	s, _, release, err := c.request(ctx, Request{Op: OpDebug})
-	if err != nil {
-		return nil, err
+	if reply.Started == nil {
+		return Started{}, errors.New("agent: start: the reply does not say what was started")
 	}
-	if !release() { // the connection outlives ctx, unless ctx has just ended it
-		return nil, context.Cause(ctx)
-	}
-	return s, nil
+	return *reply.Started, nil
 }
 
 // Resume lets a halted component go on.
@@ -275,21 +268,33 @@ func (c *Client) outputsOf(run int) []chan struct{} {
 	return of
 }
 
-// Output calls sink with what the component writes, from the last 64 KiB on, and
-// returns nil when it has ended and all has been passed on. It returns an error
-// when ctx ends or the agent is gone. fd is 1 or 2. Each start of a component has
-// an output of its own; before the first, Output waits for it. A slow sink slows
-// the component down, as a slow terminal would; one that takes nothing for 30 s
-// loses the rest.
-func (c *Client) Output(ctx context.Context, sink func(fd int, p []byte)) error {
-	s, reply, release, err := c.request(ctx, Request{Op: OpOutput})
+// Output calls sink with what one run of the component writes, beginning at a
+// position, and returns nil after it has ended and all has been passed on: the last
+// piece has the FD 0. It returns an error when ctx ends or the agent is gone.
+//
+// To go on with the next run, which Output waits for, ask for {Boot, Run + 1, 0}; to
+// go on after an error, for the end of the last piece (At.Offset + len(Data)). No
+// byte comes twice, and of those that the agent no longer has (it keeps the last MiB
+// of a run) the next piece tells how many they are.
+//
+// Without a Boot it is the current run, or the first if there is none yet; with the
+// Boot of another agent process it is this one's first.
+//
+// A slow sink slows the component down, as a slow terminal would; one that takes
+// nothing for 10 s no longer does, and may miss something.
+func (c *Client) Output(ctx context.Context, from Position, sink func(Output) error) error {
+	s, reply, release, err := c.request(ctx, Request{Op: OpOutput, From: &from})
 	if err != nil {
 		return err
 	}
 	defer func() { release(); _ = s.Close() }()
+	if reply.At == nil {
+		return errors.New("agent: output: the reply does not tell the position")
+	}
+	out := Output{At: *reply.At}
 	ended := make(chan struct{})
 	c.mu.Lock()
-	c.outputs[ended] = reply.Run
+	c.outputs[ended] = out.At.Run
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -305,9 +310,17 @@ func (c *Client) Output(ctx context.Context, sink func(fd int, p []byte)) error 
 			return context.Cause(ctx)
 		case err != nil:
 			return fmt.Errorf("agent: output: %w", err)
-		case fd == 0:
-			return nil
+		case fd == frameGap:
+			lost := int64(binary.BigEndian.Uint64(p)) //nolint:gosec // from AppendGap
+			out.Lost += lost
+			out.At.Offset += lost
+			continue
 		}
-		sink(fd, p)
+		out.FD, out.Data = fd, p
+		if err := sink(out); err != nil || fd == 0 {
+			return err
+		}
+		out.At.Offset += int64(len(p))
+		out.Lost = 0
 	}
 }

@@ -10,9 +10,10 @@
 //	         closes its half; the agent answers with a second Reply when the
 //	         file's length and SHA-256 are right, or as soon as it gives up. Nothing
 //	         is sent if the first Reply says that the agent has the file already.
-//	start    nothing; the Reply comes when Delve has loaded the component
+//	start    nothing; the Reply comes when Delve has loaded the component and the
+//	         one before has ended
 //	debug    Delve's own bytes, both ways (DAP or JSON-RPC, the first byte decides)
-//	output   frames from the agent, see [ReadFrame], up to the end of this run
+//	output   frames from the agent, see [ReadFrame], up to the end of one run
 //	resume   nothing; breakpoints are kept, a halted component goes on
 //	settle   nothing; the debugger's connection is closed, breakpoints are cleared
 //	         and the component goes on
@@ -21,6 +22,9 @@
 //
 // A client that closes its stream takes the request back: start gives up loading.
 // So does a later start or end.
+//
+// Runs, the starts of components, are numbered from 1 in each boot, which is an
+// agent's process and has a random name; see [Position].
 //
 // The agent never has to be as new as the client: a [Reply] to hello carries
 // [Version], and the client refuses an agent that speaks another.

@@ -14,7 +14,7 @@ import (
 
 // Version is the protocol's; it changes when an agent and a client of different
 // versions would misunderstand each other.
-const Version = 1
+const Version = 2
 
 // The operations, see the package comment.
 const (
@@ -35,6 +35,11 @@ type Request struct {
 	Client string `json:"client,omitempty"` // who asks, for "in use by …"
 	Put    *File  `json:"put,omitempty"`
 	Start  *Start `json:"start,omitempty"`
+	// TakeOver (debug) makes the agent hang up on the client that is connected, if
+	// there is one, instead of refusing this one.
+	TakeOver bool `json:"takeOver,omitempty"`
+	// From (output) is where to begin.
+	From *Position `json:"from,omitempty"`
 }
 
 // File names a binary by its content.
@@ -50,6 +55,33 @@ type Start struct {
 	Args []string `json:"args"`          // without the program's name; null: those of the original program
 	Env  []string `json:"env,omitempty"` // NAME=VALUE sets, NAME takes away; on top of the container's
 	Dir  string   `json:"dir,omitempty"` // working directory; empty: the container's
+	// Grace is how long the component that runs has between SIGTERM and SIGKILL when
+	// this one takes its place; 0: Config.Stop.
+	Grace Duration `json:"grace,omitempty"`
+}
+
+// Started is a component that Delve has loaded.
+type Started struct {
+	PID int `json:"pid"` // in the agent's PID namespace
+	Run int `json:"run"` // its number, see [Position]
+}
+
+// Position is a place in what components write.
+type Position struct {
+	// Boot is the agent's process ([Hello.Boot]): another one numbers anew.
+	Boot string `json:"boot,omitempty"`
+	// Run numbers the starts of components in a boot, from 1.
+	Run int `json:"run,omitempty"`
+	// Offset counts the bytes since the run's start, of both streams together.
+	Offset int64 `json:"offset,omitempty"`
+}
+
+// Output is a piece of what a component wrote.
+type Output struct {
+	At   Position // of the first byte of Data
+	Lost int64    // how many bytes before At are not to be had any more
+	FD   int      // 1 (stdout) or 2 (stderr); 0: the run has ended, and At is its end
+	Data []byte   // the sink must not keep it
 }
 
 // Reply answers a request.
@@ -59,19 +91,30 @@ type Reply struct {
 	Code  string `json:"code,omitempty"`
 	Hello *Hello `json:"hello,omitempty"`
 	// Have (put) is true if the agent has the file already.
-	Have bool `json:"have,omitempty"`
-	// PID (start) is the component's, in the agent's PID namespace.
-	PID int `json:"pid,omitempty"`
+	Have    bool        `json:"have,omitempty"`
+	Started *Started    `json:"started,omitempty"` // start
+	Debug   *DebugState `json:"debug,omitempty"`   // debug
 	// Exit (wait) is how the component ended.
 	Exit *Exit `json:"exit,omitempty"`
-	// Run (output, wait) numbers the starts: which one's output or end it is.
+	// Run (wait) is which run's end it is.
 	Run int `json:"run,omitempty"`
+	// At (output) is the position of the first frame.
+	At *Position `json:"at,omitempty"`
+}
+
+// DebugState is what the agent tells a debugger that connects.
+type DebugState struct {
+	Boot   string `json:"boot"`
+	Run    int    `json:"run"`
+	Halted bool   `json:"halted,omitempty"` // the component was halted before
+	Fresh  bool   `json:"fresh,omitempty"`  // no debugger has been connected to the run before
 }
 
 // The codes of errors that a client handles.
 const (
-	CodeInUse = "in-use" // debug: another client is connected
-	CodeIdle  = "idle"   // nothing has been started
+	CodeInUse  = "in-use" // debug: another client is connected
+	CodeIdle   = "idle"   // nothing has been started
+	CodeExited = "exited" // debug: the component has ended
 )
 
 // Hello is what the agent says of itself.
@@ -83,15 +126,25 @@ type Hello struct {
 	Arch    string    `json:"arch"`
 	Session string    `json:"session"`
 	UID     int       `json:"uid"`
-	State   string    `json:"state"` // one of the State constants
-	Client  string    `json:"client,omitempty"`
 	Started time.Time `json:"started"`
+	Boot    string    `json:"boot"`  // random: which agent process this is
+	State   string    `json:"state"` // of the current run: one of the State constants
+	// Loading says that a start is under way: until it has come about, all else here
+	// is about the run before it.
+	Loading bool `json:"loading,omitempty"`
+	// Run is the number of the last start in this boot, 0 if there was none, and
+	// SHA256 its binary's.
+	Run    int    `json:"run,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
+	// Exit is how the component ended, in StateExited.
+	Exit *Exit `json:"exit,omitempty"`
+	// Client holds the debugger, also while it is away within its grace period.
+	Client string `json:"client,omitempty"`
 }
 
 // The states of the component.
 const (
-	StateIdle    = "idle"    // nothing started yet
-	StateLoading = "loading" // Delve is reading it
+	StateIdle    = "idle"    // nothing started yet, or ended on request
 	StateRunning = "running" // under Delve, halted or not
 	StateExited  = "exited"
 )
@@ -209,14 +262,23 @@ func WriteMessage(w io.Writer, v any) error {
 const MaxOutput = 64 << 10
 
 // A frame of output is one byte 1 (stdout) or 2 (stderr), the length (uint32, big
-// endian) and the bytes. The byte 0, with length 0, is the end.
-const frameHead = 5
+// endian) and the bytes. The byte 0, with length 0, is the end; the byte 3 comes
+// before a gap, with its size in bytes (uint64, big endian) as the content.
+const (
+	frameHead = 5
+	frameGap  = 3
+)
 
 // AppendFrame appends a frame of output to b. It has MaxOutput bytes at most.
 func AppendFrame(b []byte, fd int, p []byte) []byte {
-	b = append(b, byte(fd))                              //nolint:gosec // 0, 1 or 2
+	b = append(b, byte(fd))                              //nolint:gosec // 0 to 3
 	b = binary.BigEndian.AppendUint32(b, uint32(len(p))) //nolint:gosec // at most MaxOutput
 	return append(b, p...)
+}
+
+// AppendGap appends the frame of a gap to b.
+func AppendGap(b []byte, lost int64) []byte {
+	return AppendFrame(b, frameGap, binary.BigEndian.AppendUint64(nil, uint64(lost))) //nolint:gosec // not negative
 }
 
 // ReadFrame reads a frame into buf, which has MaxOutput bytes. fd is 0 at the end.
@@ -226,7 +288,7 @@ func ReadFrame(r io.Reader, buf []byte) (fd int, p []byte, err error) {
 		return 0, nil, err
 	}
 	fd, n := int(head[0]), binary.BigEndian.Uint32(head[1:])
-	if fd > 2 || n > MaxOutput || fd == 0 && n > 0 {
+	if fd > frameGap || n > MaxOutput || fd == 0 && n > 0 || fd == frameGap && n != 8 {
 		return 0, nil, fmt.Errorf("agent protocol: an output frame of %d bytes for descriptor %d", n, fd)
 	}
 	if _, err := io.ReadFull(r, buf[:n]); err != nil {
