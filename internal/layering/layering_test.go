@@ -68,6 +68,11 @@ var rules = []rule{
 		reason: "both halves share it",
 	},
 	{
+		of:     module + "/internal/debuginfo",
+		only:   []string{"std", "golang.org/x/..."},
+		reason: "it reads files; who asks for what is in them, and why, is not its business",
+	},
+	{
 		of:     module + "/internal/editor",
 		only:   []string{"std", "github.com/google/go-dap"},
 		reason: "a test client that shared code with the server would share its mistakes",

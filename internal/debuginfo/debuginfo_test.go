@@ -1,0 +1,389 @@
+package debuginfo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/go-delve/delve/service/api"
+	"github.com/go-delve/delve/service/debugger"
+)
+
+const fixturePath = "github.com/kubedelve/kubedelve/internal/debuginfo/testdata/fixture"
+
+var built struct {
+	sync.Mutex
+	dir   string
+	files map[string]string
+}
+
+// fixture is the fixture, built with the flags.
+func fixture(t testing.TB, flags ...string) string {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	key := strings.Join(flags, " ")
+	if bin := built.files[key]; bin != "" {
+		return bin
+	}
+	bin := filepath.Join(built.dir, fmt.Sprint("fixture", len(built.files)))
+	args := slices.Concat([]string{"build", "-o", bin, "-gcflags=" + fixturePath + "/...=-N -l"}, flags, []string{"./testdata/fixture"})
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		t.Fatalf("go %q: %v\n%s", args, err, out)
+	}
+	built.files[key] = bin
+	return bin
+}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "debuginfo")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	built.dir, built.files = dir, map[string]string{}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func openFixture(t testing.TB, flags ...string) *Program {
+	t.Helper()
+	p, err := Open(fixture(t, flags...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// source is a source file of the fixture, or with "std:" of the standard library.
+func source(t testing.TB, name string) string {
+	t.Helper()
+	if std, ok := strings.CutPrefix(name, "std:"); ok {
+		return filepath.Join(runtime.GOROOT(), "src", std) //nolint:staticcheck // the go command that built the fixture is this one's
+	}
+	path, err := filepath.Abs(filepath.Join("testdata", "fixture", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startDelve starts the program under a real Delve.
+func startDelve(t testing.TB, bin string) *debugger.Debugger {
+	t.Helper()
+	d, err := debugger.New(&debugger.Config{Backend: "native"}, []string{bin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Detach(true) })
+	return d
+}
+
+// bindable are the lines of a file on which Delve sets a breakpoint, found by trying.
+func bindable(t testing.TB, d *debugger.Debugger, file string) []int {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []int
+	for line := range bytes.Count(content, []byte("\n")) + 1 {
+		bp, err := d.CreateBreakpoint(&api.Breakpoint{File: file, Line: line}, "", nil, false)
+		if err != nil {
+			continue
+		}
+		if bp.Line == line { // else it is shown elsewhere
+			lines = append(lines, line)
+		}
+		if _, err := d.ClearBreakpoint(bp); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return lines
+}
+
+func TestLinesAreThoseThatDelveBinds(t *testing.T) {
+	for _, flags := range [][]string{{"-ldflags=-compressdwarf=false"}, nil} {
+		p := openFixture(t, flags...)
+		d := startDelve(t, fixture(t, flags...))
+		for _, name := range []string{"main.go", "list/list.go", "quiet.v2/quiet.go"} {
+			t.Run(strings.Join(append([]string{name}, flags...), " "), func(t *testing.T) {
+				file := source(t, name)
+				got, err := p.Lines(t.Context(), file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := bindable(t, d, file); !slices.Equal(got, want) || len(got) == 0 {
+					t.Errorf("got lines %v,\nDelve binds %v", got, want)
+				}
+			})
+		}
+		// Optimised code: of some lines nothing is left but a call that was inlined.
+		for _, name := range []string{"std:fmt/print.go", "std:sync/once.go", "std:os/file.go", "std:internal/bytealg/indexbyte_amd64.s"} {
+			t.Run(strings.Join(append([]string{name}, flags...), " "), func(t *testing.T) {
+				if strings.HasSuffix(name, "_amd64.s") && runtime.GOARCH != "amd64" {
+					name = "std:internal/bytealg/indexbyte_" + runtime.GOARCH + ".s"
+				}
+				file := source(t, name)
+				got, err := p.Lines(t.Context(), file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := bindable(t, d, file)
+				left := slices.DeleteFunc(slices.Clone(want), func(line int) bool { return slices.Contains(got, line) })
+				for _, line := range got {
+					if !slices.Contains(want, line) {
+						t.Errorf("line %d is offered, and Delve does not bind it", line)
+					}
+				}
+				t.Logf("%d lines, %d more that Delve binds: %v", len(got), len(left), left)
+				if len(got) == 0 || len(left) > len(got)/5 {
+					t.Errorf("got %d lines of %d", len(got), len(want))
+				}
+			})
+		}
+	}
+}
+
+func TestSources(t *testing.T) {
+	p := openFixture(t)
+	got, err := p.Sources(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startDelve(t, fixture(t))
+	want, err := d.Sources("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = slices.DeleteFunc(want, func(s string) bool { return s == "<autogenerated>" || s == "" })
+	slices.Sort(want)
+	if !slices.Equal(got, slices.Compact(want)) {
+		t.Errorf("got %d files, Delve has %d:\n%s", len(got), len(want), strings.Join(got, "\n"))
+	}
+	if lines, err := p.Lines(t.Context(), "/nowhere.go"); err != nil || len(lines) > 0 {
+		t.Errorf("got %v, %v for a file that is not there", lines, err)
+	}
+}
+
+// Every name that is offered must be one that Delve can evaluate.
+func TestMembersAreThoseThatDelveKnows(t *testing.T) {
+	p := openFixture(t)
+	packages, err := p.Packages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := packages["quiet"], []string{fixturePath + "/quiet.v2"}; !slices.Equal(got, want) {
+		t.Errorf("quiet is %q, want %q", got, want)
+	}
+	functions, variables, err := p.Members(t.Context(), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"count", "main", "odd"}; !slices.Equal(functions, want) {
+		t.Errorf("got functions %q, want %q", functions, want)
+	}
+	if want := []string{"counter", "errNone", "names", "sizes", "unused"}; !slices.Equal(variables, want) {
+		t.Errorf("got variables %q, want %q", variables, want)
+	}
+	functions, variables, err = p.Members(t.Context(), fixturePath+"/quiet.v2")
+	if err != nil || !slices.Equal(functions, []string{"Say"}) || !slices.Equal(variables, []string{"Volume"}) {
+		t.Errorf("got %q, %q, %v for quiet", functions, variables, err)
+	}
+	for typ, want := range map[string][]string{
+		"main.point": {"Area", "move"}, "main.circle": nil, fixturePath + "/quiet%2ev2.voice": {"say"}, "main.count": nil, "main.none": nil, "int": nil,
+	} {
+		got, err := p.Methods(t.Context(), typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has methods %q, want %q", typ, got, want)
+		}
+	}
+
+	d := startDelve(t, fixture(t))
+	load := api.LoadConfigToProc(&api.LoadConfig{})
+	tried := 0
+	for name, paths := range packages {
+		for _, path := range paths {
+			functions, variables, err := p.Members(t.Context(), path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, member := range slices.Concat(variables, functions) {
+				expr := fmt.Sprintf("%q.%s", path, member)
+				if len(paths) == 1 {
+					expr = name + "." + member
+				}
+				if _, err := d.EvalVariableInScope(-1, 0, 0, expr, *load); err != nil {
+					t.Errorf("%s: %v", expr, err)
+				}
+				tried++
+			}
+		}
+	}
+	if tried < 1000 {
+		t.Errorf("only %d names", tried)
+	}
+}
+
+func TestModuleDirs(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	std := filepath.Join(runtime.GOROOT(), "src") //nolint:staticcheck // see source
+	for _, test := range []struct {
+		flags     []string
+		main, std string
+	}{
+		{nil, root, std},
+		{[]string{"-trimpath"}, "github.com/kubedelve/kubedelve", "."},
+	} {
+		dirs, err := openFixture(t, test.flags...).ModuleDirs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dirs["github.com/kubedelve/kubedelve"] != test.main || dirs[Std] != test.std {
+			t.Errorf("with %q: got %v", test.flags, dirs)
+		}
+	}
+}
+
+func TestPackageAt(t *testing.T) {
+	p := openFixture(t)
+	d := startDelve(t, fixture(t))
+	functions, err := d.Functions(`^(main\.count|fmt\.Println|github.com.*Say)$`, 0)
+	if err != nil || len(functions) != 3 {
+		t.Fatalf("got %q, %v", functions, err)
+	}
+	for _, name := range functions {
+		locs, _, err := d.FindLocation(-1, 0, 0, name, true, nil)
+		if err != nil || len(locs) != 1 {
+			t.Fatalf("%s: %v, %v", name, locs, err)
+		}
+		want, _ := splitSymbol(name)
+		if got, err := p.PackageAt(t.Context(), locs[0].PC); err != nil || got != want {
+			t.Errorf("%s is in %q (%v), want %q", name, got, err, want)
+		}
+	}
+	if got, err := p.PackageAt(t.Context(), 0); err != nil || got != "" {
+		t.Errorf("got %q, %v for no address", got, err)
+	}
+}
+
+func TestSplitSymbol(t *testing.T) {
+	for symbol, want := range map[string][2]string{
+		"main.main":                               {"main", "main"},
+		"a.com/b.(*T).M":                          {"a.com/b", "(*T).M"},
+		"gopkg.in/yaml%2ev3.Marshal":              {"gopkg.in/yaml.v3", "Marshal"},
+		"main.Map[go.shape.struct { a/b.X int }]": {"main", "Map[go.shape.struct { a/b.X int }]"},
+		"a.com/b%zz.f":                            {"a.com/b%zz", "f"},
+		"a.com/b%2":                               {"", "a.com/b%2"},
+		"type:.eq.[2]string":                      {"type:", "eq.[2]string"},
+		"_rt0_amd64":                              {"", "_rt0_amd64"},
+		"":                                        {"", ""},
+	} {
+		if path, name := splitSymbol(symbol); path != want[0] || name != want[1] {
+			t.Errorf("%s: got %q, %q, want %q", symbol, path, name, want)
+		}
+	}
+}
+
+func TestContextAndClose(t *testing.T) {
+	p, err := Open(fixture(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("cancelled by the test")
+	cancel(why)
+	// Whether the index is there or not, a call with an ended context returns.
+	if _, err := p.Lines(ctx, source(t, "main.go")); !errors.Is(err, why) {
+		t.Errorf("got %v, want %v", err, why)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Errorf("the second Close: %v", err)
+	}
+	if _, err := p.Lines(t.Context(), source(t, "main.go")); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("got %v after Close, want %v", err, fs.ErrClosed)
+	}
+	if p.BuildInfo().Main.Path != "github.com/kubedelve/kubedelve" {
+		t.Errorf("got build information %v", p.BuildInfo())
+	}
+	if p, err = Open(fixture(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil { // without an index
+		t.Error(err)
+	}
+	if _, err := p.Sources(t.Context()); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("got %v after Close, want %v", err, fs.ErrClosed)
+	}
+}
+
+func TestFilesThatCannotBeRead(t *testing.T) {
+	notGo := filepath.Join(t.TempDir(), "not-go")
+	if err := os.WriteFile(notGo, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{notGo, t.TempDir(), filepath.Join(t.TempDir(), "none")} {
+		if p, err := Open(path); err == nil {
+			t.Errorf("%s: got %v", path, p)
+		}
+	}
+	p := openFixture(t, "-ldflags=-s -w")
+	if _, err := p.Sources(t.Context()); err == nil || !strings.Contains(err.Error(), "stripped") {
+		t.Errorf("a stripped program: %v", err)
+	}
+	if len(p.BuildInfo().Settings) == 0 {
+		t.Error("a stripped program has no build information")
+	}
+}
+
+// FuzzDamaged changes bytes of the parts that are parsed.
+func FuzzDamaged(f *testing.F) {
+	whole, err := os.ReadFile(fixture(f, "-ldflags=-compressdwarf=false"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(uint32(0), []byte{0x7f})
+	f.Add(uint32(40), []byte{0xff, 0xff, 0xff, 0xff})
+	f.Add(uint32(len(whole)-20), []byte{0, 0, 0, 0, 0, 0, 0, 0xff})
+	if i := bytes.Index(whole, []byte("Go cmd/compile")); i > 0 {
+		f.Add(uint32(i-60), []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
+	}
+	main := source(f, "main.go")
+	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
+		b := slices.Clone(whole)
+		copy(b[int(at)%len(b):], change)
+		p, err := open(bytes.NewReader(b), int64(len(b)), func() error { return nil })
+		if err != nil {
+			return
+		}
+		defer p.Close()
+		_, _ = p.Sources(t.Context())
+		_, _ = p.Lines(t.Context(), main)
+		_, _ = p.ModuleDirs(t.Context())
+	})
+}
