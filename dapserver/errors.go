@@ -23,6 +23,7 @@ const (
 	idNotCancelled       = 7110
 	idClosing            = 7111
 	idCancelled          = 7112
+	idProgram            = 7120
 )
 
 // errorKinds are all errors that this package makes, in the order of
@@ -36,7 +37,7 @@ var errorKinds = []errorKind{
 	{idDisconnect, "Error while disconnecting", "not everything could be put back at the end", "`kubedelve restore`"},
 	{idTooLarge, "Request too large", "Delve takes 4 MiB in one request", "evaluate or set less at once"},
 	{idRestart, "Cannot restart", "the session cannot be restarted", "what the text says"},
-	{idInUse, "Session in use", "another client has the session; the text names it", "disconnect there, or take it over: `takeOver`"},
+	{idInUse, "Session in use", "another client has the session; the text names it", "disconnect there"},
 	{idInternal, "Internal error", "a defect of kubedelve or of Delve", ""},
 	{idNotInitialized, "Not initialized", "a request came before `initialize`", ""},
 	{idAlreadyInitialized, "Already initialized", "`initialize` came twice", ""},
@@ -47,6 +48,7 @@ var errorKinds = []errorKind{
 	{idNoBackend, "No connection to Delve", "the component has ended, or the way to it is lost", ""},
 	{idNotCancelled, "Nothing to cancel", "the request to be cancelled is not waiting", ""},
 	{idClosing, "Session is being ended", "a request came after `disconnect`", ""},
+	{idProgram, "Cannot read the debugging information", "the binary on this machine cannot be read", ""},
 	{idCancelled, "cancelled", "the request was cancelled; the word is the protocol's", ""},
 }
 

@@ -25,6 +25,8 @@ import (
 	"github.com/go-delve/delve/service/debugger"
 	"github.com/go-delve/delve/service/rpccommon"
 	"github.com/google/go-dap"
+
+	"github.com/kubedelve/kubedelve/internal/debuginfo"
 )
 
 // patience is how long a test waits for anything. It is large, since the
@@ -75,9 +77,6 @@ var fixture = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	if args := os.Getenv(delveProcessEnv); args != "" {
-		os.Exit(runDelveProcess(strings.Split(args, "\n")))
-	}
 	code := m.Run()
 	if bin, err := fixture(); err == nil {
 		os.RemoveAll(filepath.Dir(bin))
@@ -110,9 +109,10 @@ func fixtureLine(t testing.TB, name string) int {
 
 // delve is a Session: the fixture under a headless Delve in this process.
 type delve struct {
-	server         interface{ Stop() error }
+	server         *rpccommon.ServerImpl
 	addr           string
 	stdout, stderr *os.File // read ends
+	program        *debuginfo.Program
 
 	exitCode chan int // what Wait returns
 
@@ -133,35 +133,38 @@ func startDelve(t testing.TB, args ...string) *delve {
 		t.Fatal(err)
 	}
 	d := &delve{addr: listener.Addr().String(), exitCode: make(chan int, 1)}
+	if d.program, err = debuginfo.Open(bin); err != nil {
+		t.Fatal(err)
+	}
 	var ends [2]*os.File
 	for i, r := range []**os.File{&d.stdout, &d.stderr} {
 		if *r, ends[i], err = os.Pipe(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	server := rpccommon.NewServer(delveConfig(listener, append([]string{bin}, args...), ends[0], ends[1]))
-	if err := server.Run(); err != nil {
-		t.Fatal(err)
-	}
-	d.server = server
-	ends[0].Close()
-	ends[1].Close()
-	t.Cleanup(func() { d.stop() })
-	return d
-}
-
-func delveConfig(listener net.Listener, argv []string, stdout, stderr *os.File) *service.Config {
-	return &service.Config{
+	d.server = rpccommon.NewServer(&service.Config{
 		Listener:    listener,
-		ProcessArgs: argv,
+		ProcessArgs: append([]string{bin}, args...),
 		AcceptMulti: true,
 		APIVersion:  2,
 		Debugger: debugger.Config{
 			Backend: "default",
-			Stdout:  proc.OutputRedirect{File: stdout},
-			Stderr:  proc.OutputRedirect{File: stderr},
+			Stdout:  proc.OutputRedirect{File: ends[0]},
+			Stderr:  proc.OutputRedirect{File: ends[1]},
 		},
+	})
+	if err := d.server.Run(); err != nil {
+		t.Fatal(err)
 	}
+	ends[0].Close()
+	ends[1].Close()
+	t.Cleanup(func() {
+		d.stop()
+		if err := d.program.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }
 
 func (d *delve) stop() {
@@ -194,7 +197,7 @@ func (d *delve) Dial(ctx context.Context) (Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connection{conn, Run{Number: 1, Halted: true, Fresh: true}}, nil
+	return connection{conn, Run{Number: 1, Halted: true, Fresh: true, Program: d.program}}, nil
 }
 
 func (d *delve) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
@@ -460,11 +463,13 @@ func (e *editor) wantEOF() {
 // script is a Session with a backend that the test writes itself: faults that
 // a real Delve doesn't have.
 type script struct {
-	serve  func(conn net.Conn) // called in a goroutine of its own per connection
-	rules  []PathRule
-	out    func(ctx context.Context, emit func(Piece) error) error
-	exit   chan int
-	closed chan struct{}
+	serve func(conn net.Conn) // called in a goroutine of its own per connection
+	rules []PathRule
+	// program, if set, is that of its runs.
+	program Program
+	out     func(ctx context.Context, emit func(Piece) error) error
+	exit    chan int
+	closed  chan struct{}
 
 	closeErr error
 	once     sync.Once
@@ -499,7 +504,7 @@ func (s *script) Dial(context.Context) (Connection, error) {
 		defer theirs.Close()
 		s.serve(theirs)
 	})
-	return connection{ours, Run{Number: 1, Halted: true, Fresh: true, SubstitutePath: s.rules}}, nil
+	return connection{ours, Run{Number: 1, Halted: true, Fresh: true, SubstitutePath: s.rules, Program: s.program}}, nil
 }
 
 func (s *script) Output(ctx context.Context, emit func(Piece) error) error {

@@ -1,7 +1,6 @@
 package dapserver
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,27 +11,31 @@ import (
 
 // capabilities are what the client is told before Delve is there to ask. They
 // are those of Delve 1.27 on Linux (service/dap/server.go,
-// onInitializeRequest), with this exception: no restart, since headless Delve
-// would kill the component in it. Where the real Delve differs, an event says
-// so later.
+// onInitializeRequest), with these exceptions: no restart, since headless Delve
+// would kill the component in it; and what is answered here without Delve. Where
+// the real Delve differs, an event says so later.
 func capabilities() dap.Capabilities {
 	return dap.Capabilities{
-		SupportsConfigurationDoneRequest:  true,
-		SupportsConditionalBreakpoints:    true,
-		SupportsHitConditionalBreakpoints: true,
-		SupportsDelayedStackTraceLoading:  true,
-		SupportsFunctionBreakpoints:       true,
-		SupportsInstructionBreakpoints:    true,
-		SupportsExceptionInfoRequest:      true,
-		SupportsSetVariable:               true,
-		SupportsEvaluateForHovers:         true,
-		SupportsClipboardContext:          true,
-		SupportsSteppingGranularity:       true,
-		SupportsLogPoints:                 true,
-		SupportsDisassembleRequest:        true,
-		SupportsReadMemoryRequest:         true,
-		SupportsWriteMemoryRequest:        true,
-		SupportsDataBreakpoints:           true,
+		SupportsConfigurationDoneRequest:   true,
+		SupportsConditionalBreakpoints:     true,
+		SupportsHitConditionalBreakpoints:  true,
+		SupportsDelayedStackTraceLoading:   true,
+		SupportsFunctionBreakpoints:        true,
+		SupportsInstructionBreakpoints:     true,
+		SupportsExceptionInfoRequest:       true,
+		SupportsSetVariable:                true,
+		SupportsEvaluateForHovers:          true,
+		SupportsClipboardContext:           true,
+		SupportsSteppingGranularity:        true,
+		SupportsLogPoints:                  true,
+		SupportsDisassembleRequest:         true,
+		SupportsReadMemoryRequest:          true,
+		SupportsWriteMemoryRequest:         true,
+		SupportsDataBreakpoints:            true,
+		SupportsLoadedSourcesRequest:       true,
+		SupportsBreakpointLocationsRequest: true,
+		SupportsModulesRequest:             true,
+		AdditionalModuleColumns:            moduleColumns(),
 		ExceptionBreakpointFilters: []dap.ExceptionBreakpointsFilter{
 			{Filter: "unrecovered-panic", Label: "Unrecovered Panics", Default: true},
 			{Filter: "runtime-fatal-throw", Label: "Fatal Throws", Default: true},
@@ -41,7 +44,13 @@ func capabilities() dap.Capabilities {
 }
 
 // ownCapabilities are the ones that Delve has no say in.
-var ownCapabilities = map[string]bool{"supportsRestartRequest": true}
+var ownCapabilities = map[string]bool{
+	"supportsRestartRequest":             true,
+	"supportsLoadedSourcesRequest":       true,
+	"supportsBreakpointLocationsRequest": true,
+	"supportsModulesRequest":             true,
+	"additionalModuleColumns":            true,
+}
 
 // changedCapabilities returns those that differ between what the client was
 // told and the body of Delve's answer to initialize.
@@ -87,9 +96,6 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 		LinesStartAt1   *bool   `json:"linesStartAt1"`
 		ColumnsStartAt1 *bool   `json:"columnsStartAt1"`
 		Progress        bool    `json:"supportsProgressReporting"`
-		StartDebugging  bool    `json:"supportsStartDebuggingRequest"`
-		ClientID        string  `json:"clientID"`
-		ClientName      string  `json:"clientName"`
 	}
 	raw := m.env.body.in(m.raw)
 	if empty(raw) {
@@ -132,10 +138,7 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 			return
 		}
 		st.phase = phaseInitialized
-		st.client = client{
-			name: cmp.Or(args.ClientName, args.ClientID), arguments: arguments,
-			progress: args.Progress, startDebugging: args.StartDebugging,
-		}
+		st.client = client{progress: args.Progress, arguments: arguments}
 	})
 	switch {
 	case again:

@@ -104,6 +104,9 @@ type Run struct {
 	Fresh bool
 	// Reload says that the run came of a swap (a save or Restart), not of a loss.
 	Reload bool
+	// Program answers requests about the binary without asking Delve; nil if the
+	// file is not on this machine.
+	Program Program
 	// SubstitutePath is how local paths are written in the binary, the
 	// longest first. The user's own rules come before these.
 	SubstitutePath []PathRule

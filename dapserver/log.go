@@ -11,9 +11,9 @@ import (
 const logBody = 512
 
 // secretive are the messages whose bodies stay out of the log: a launch
-// configuration has the environment of the component in it or the token of a
-// child, and output events whatever the component writes.
-var secretive = map[string]bool{"launch": true, "attach": true, "restart": true, "output": true, "startDebugging": true}
+// configuration has the environment of the component in it, and output events
+// whatever the component writes.
+var secretive = map[string]bool{"launch": true, "attach": true, "restart": true, "output": true}
 
 // logFrame logs a message at debug level with its direction.
 func logFrame(log *slog.Logger, direction string, msg []byte, env *envelope) {

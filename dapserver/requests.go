@@ -30,6 +30,7 @@ func requests() map[string]handler {
 	all := map[string]handler{}
 	for _, some := range []map[string]handler{
 		lifeRequests(),
+		programRequests(),
 	} {
 		maps.Copy(all, some)
 	}

@@ -34,29 +34,27 @@ type state struct {
 	earlyBytes int
 	// breakpoints are all that the client has set, in its own words.
 	breakpoints breakpoints
+	// program is that of the last run. onProgram, if not nil, is closed when a
+	// launch or attach has got one.
+	program   program
+	onProgram chan struct{}
 	// halted is whether the component is stopped, as the client was told.
 	halted bool
 	// onHalt, if not nil, is closed when the component stops.
 	onHalt chan struct{}
 	// reverse has the requests of Delve that the client has not yet answered,
-	// by the number under which the client got them, and ours.
+	// by the number under which the client got them.
 	reverse map[int64]reverseRequest
 	// working are the requests that are handled in goroutines of their own, by
 	// the client's number. The function cancels one.
 	working map[int64]context.CancelFunc
-	// joined is the way to the process that has the client's session, if that is
-	// another one.
-	joined *joined
 	// exitTold and endTold say that the client has got exited and terminated.
 	exitTold, endTold bool
 }
 
 // client is what the client said about itself.
 type client struct {
-	// name is what others are told; empty if it has said none.
-	name string
-	// progress and startDebugging are what it can do.
-	progress, startDebugging bool
+	progress bool
 	// arguments of initialize, for Delve.
 	arguments json.RawMessage
 }
@@ -67,20 +65,9 @@ type message struct {
 	env envelope
 }
 
-// reverseRequest is a request to the client: Delve's, or ours if answer is set.
 type reverseRequest struct {
 	backend *backend
 	seq     int64
-	// answer gets the response; it has room for it.
-	answer chan message
-}
-
-// expect notes that the client has to answer a request.
-func (st *state) expect(seq int64, r reverseRequest) {
-	if st.reverse == nil {
-		st.reverse = map[int64]reverseRequest{}
-	}
-	st.reverse[seq] = r
 }
 
 // start is one launch or attach. Its fields don't change once the start is in
@@ -99,14 +86,6 @@ type start struct {
 	target Session
 	// owned says that the session ends with the client.
 	owned bool
-	// member is the child that this is about; nil for all others.
-	member *member
-	// seat is what the client has to have; nil if nobody else could want it.
-	seat *Seat
-	// unseat leaves the seat; nil if it was not taken. It and family, the child
-	// sessions, are written before done is closed.
-	unseat func()
-	family *family
 
 	// answered says that the request has its answer; guarded by session.mu.
 	answered bool

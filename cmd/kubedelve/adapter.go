@@ -140,6 +140,7 @@ func (s *dapSession) Dial(ctx context.Context) (dapserver.Connection, error) {
 	r := conn.Run()
 	run := dapserver.Run{
 		Number: r.Number, Place: r.Place, Binary: r.Binary.SHA256, Halted: r.Halted, Fresh: r.Fresh, Reload: r.Reload,
+		Program: s.programs.of(r.Binary.SHA256),
 	}
 	for _, r := range s.binary.Sources {
 		run.SubstitutePath = append(run.SubstitutePath, dapserver.PathRule{From: r.Local, To: r.Remote})
@@ -224,4 +225,8 @@ func (s *dapSession) Wait(ctx context.Context) (int, error) {
 func (s *dapSession) Detach(context.Context) error { return s.session.Detach() }
 
 // Close implements [dapserver.Session].
-func (s *dapSession) Close(ctx context.Context) error { return s.session.Close(ctx, nil) }
+func (s *dapSession) Close(ctx context.Context) error {
+	err := s.session.Close(ctx, nil)
+	_ = s.programs.close() // which were only read
+	return err
+}

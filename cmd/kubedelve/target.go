@@ -30,9 +30,10 @@ type request struct {
 
 // launched is a session and what it was made of.
 type launched struct {
-	session *kubelaunch.Session
-	binary  *buildflags.Binary
-	command []string
+	session  *kubelaunch.Session
+	binary   *buildflags.Binary
+	command  []string
+	programs programs
 }
 
 // reporter is told what is going on.
@@ -109,7 +110,9 @@ func start(ctx context.Context, r request, report reporter) (*launched, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &launched{session: session, binary: binary, command: placement.Command}, nil
+	l := &launched{session: session, binary: binary, command: placement.Command}
+	l.programs.add(binary)
+	return l, nil
 }
 
 func startLocal(ctx context.Context, r request, report reporter) (*launched, error) {
@@ -125,7 +128,9 @@ func startLocal(ctx context.Context, r request, report reporter) (*launched, err
 	if err != nil {
 		return nil, err
 	}
-	return &launched{session: session, binary: binary}, nil
+	l := &launched{session: session, binary: binary}
+	l.programs.add(binary)
+	return l, nil
 }
 
 func build(ctx context.Context, cfg buildflags.Config, report reporter) (*buildflags.Binary, error) {
@@ -157,6 +162,7 @@ func finish(ctx context.Context, l *launched, report reporter) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
 	defer cancel()
 	err := l.session.Close(ctx, report.Stage)
+	_ = l.programs.close() // which were only read
 	if err != nil {
 		return errors.Join(fmt.Errorf("restoring %s: %w", l.session.Target, err),
 			fmt.Errorf("try again with: kubedelve restore %s", l.session.ID))
