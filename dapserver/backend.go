@@ -55,6 +55,7 @@ func (s *session) newBackend(ctx context.Context, st *start, conn io.ReadWriteCl
 		link: newLink("delve", conn, 0, s.log), start: st,
 		done: make(chan struct{}), stop: stop, pending: map[int64]pending{},
 	}
+	b.link.record = s.recorder()
 	go s.readBackend(ctx, b)
 	return b
 }

@@ -41,6 +41,7 @@
 //   - All changing state of a session is in the struct state and is changed by
 //     session.update. Nothing is sent with that lock held.
 //   - Neither environment variables nor component output get into the log.
+//     Config.Message gets all there is.
 //
 // # Goroutines
 //

@@ -1,6 +1,7 @@
 package dapserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type link struct {
 	// stall is how long one chunk may take to be written before the peer
 	// counts as gone; 0 means forever.
 	stall time.Duration
+	// record, if set, is told of each message; see Config.Message.
+	record func(from, to string, content []byte)
 
 	wake   chan struct{} // holds a token when there is something to write
 	closed chan struct{} // closed by fail
@@ -86,6 +89,9 @@ func (l *link) next() ([]byte, error) {
 			return nil, cause
 		}
 		return nil, err
+	}
+	if l.record != nil {
+		l.record(l.name, "kubedelve", msg)
 	}
 	return msg, nil
 }
@@ -137,6 +143,7 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 	var frame []byte
 	if l.direct != nil && l.queued == 0 && len(msg) <= directLimit {
 		l.scratch = appendMessage(l.scratch[:0], msg, env, l.seq, o.requestSeq)
+		l.recordSent(l.scratch)
 		n := writeNow(l.direct, l.scratch)
 		if n == len(l.scratch) {
 			return nil
@@ -145,6 +152,7 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 		frame = append(frame, l.scratch[n:]...)
 	} else {
 		frame = appendMessage(nil, msg, env, l.seq, o.requestSeq)
+		l.recordSent(frame)
 	}
 	l.queue = append(l.queue, frame)
 	l.queued += len(frame)
@@ -153,6 +161,13 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 	default:
 	}
 	return nil
+}
+
+func (l *link) recordSent(frame []byte) {
+	if l.record != nil {
+		_, content, _ := bytes.Cut(frame, []byte("\r\n\r\n"))
+		l.record("kubedelve", l.name, content)
+	}
 }
 
 // writeLoop owns the write half. It ends when the link is closed.

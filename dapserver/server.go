@@ -25,6 +25,12 @@ type Config struct {
 	// Logger gets every frame at debug level. Default: nothing is logged.
 	Logger *slog.Logger
 
+	// Message, if set, is called with each message that is read from a client or
+	// Delve and with each that is to be written to one, in their order. from and to
+	// are "editor", "kubedelve" or "delve"; client tells sessions apart. It must not
+	// wait, and must not keep content.
+	Message func(client, from, to string, content []byte)
+
 	// StallTimeout is how long a client may stop reading before it counts as
 	// gone. Default: 30 s.
 	StallTimeout time.Duration

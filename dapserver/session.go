@@ -37,7 +37,17 @@ func newSession(srv *Server, conn io.ReadWriteCloser) *session {
 	s := &session{srv: srv, peer: peerName(conn)}
 	s.log = srv.log.With("client", s.peer)
 	s.editor = newLink("editor", conn, srv.cfg.StallTimeout, s.log)
+	s.editor.record = s.recorder()
 	return s
+}
+
+// recorder is what a link of this session tells its messages to.
+func (s *session) recorder() func(from, to string, content []byte) {
+	tell := s.srv.cfg.Message
+	if tell == nil {
+		return nil
+	}
+	return func(from, to string, content []byte) { tell(s.peer, from, to, content) }
 }
 
 // serve runs until the client is done. Two goroutines come with it: the reader

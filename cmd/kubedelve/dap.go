@@ -14,7 +14,7 @@ import (
 )
 
 func newDAP(g *global) *cobra.Command {
-	var listen, backend string
+	var listen, backend, logDAP string
 	cmd := &cobra.Command{
 		Use:   "dap [flags]",
 		Short: "Be the debug adapter of an editor",
@@ -34,14 +34,19 @@ direction and to the byte, and start and change nothing.`,
 				return err
 			}
 			ctx := cmd.Context()
-			serve := dapserver.New(dapserver.Config{Launcher: adapter{}, Logger: log}).ServeConn
+			messages, err := openMessages(logDAP, log)
+			if err != nil {
+				return err
+			}
+			defer messages.close()
+			serve := dapserver.New(dapserver.Config{Launcher: adapter{}, Logger: log, Message: messages.message()}).ServeConn
 			if backend != "" {
 				network, address, err := parseBackend(cmd, backend)
 				if err != nil {
 					return err
 				}
 				serve = func(ctx context.Context, editor io.ReadWriteCloser) error {
-					return relay(ctx, editor, network, address)
+					return relay(ctx, editor, network, address, messages)
 				}
 			}
 			if listen == "" {
@@ -59,6 +64,7 @@ direction and to the byte, and start and change nothing.`,
 	}
 	cmd.Flags().StringVar(&listen, "listen", "", "a local address instead of standard input and output; port 0 takes any that is free")
 	cmd.Flags().StringVar(&backend, "backend", "", "a Delve that runs already: tcp:HOST:PORT or unix:PATH")
+	addLogDAP(cmd, &logDAP)
 	return cmd
 }
 
@@ -70,14 +76,15 @@ func parseBackend(cmd *cobra.Command, backend string) (network, address string, 
 	return network, address, nil
 }
 
-func relay(ctx context.Context, editor io.ReadWriteCloser, network, address string) error {
+func relay(ctx context.Context, editor io.ReadWriteCloser, network, address string, messages *messages) error {
 	var dialer net.Dialer
 	delve, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		_ = editor.Close()
 		return fmt.Errorf("--backend %s:%s: %w; is dlv running there?", network, address, err)
 	}
-	return dapserver.Relay(ctx, editor, delve)
+	editor, backend := messages.tap(editor, delve)
+	return dapserver.Relay(ctx, editor, backend)
 }
 
 // serveEach serves the connections of a listener side by side until ctx ends.
@@ -118,6 +125,14 @@ func newStdio(in io.Reader, out io.Writer) stdio {
 	}()
 	return stdio{r, out}
 }
+
+// RemoteAddr names the editor to whom it may concern.
+func (stdio) RemoteAddr() net.Addr { return stdioAddr{} }
+
+type stdioAddr struct{}
+
+func (stdioAddr) Network() string { return "stdio" }
+func (stdioAddr) String() string  { return "stdio" }
 
 // Close ends a Read that waits, and tells the editor that nothing more comes.
 func (s stdio) Close() error {

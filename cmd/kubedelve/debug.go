@@ -26,6 +26,7 @@ type debugFlags struct {
 	global *global
 
 	program, container, listen, output string
+	logDAP                             string
 	stopOnEntry                        bool
 	tags, buildFlags, env              []string
 	ldflags, cgo, workdir              string
@@ -84,6 +85,7 @@ The program's arguments are those that the container has, unless others follow -
 	flags.BoolVar(&f.keepReadiness, "keep-readiness", false, "leave the readiness probe on: a halted program gets no requests")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
+	addLogDAP(cmd, &f.logDAP)
 	addOutput(cmd, &f.output)
 	return cmd
 }
@@ -142,6 +144,12 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }()
+	messages, err := openMessages(f.logDAP, log)
+	if err != nil {
+		return err
+	}
+	defer messages.close()
+	messages.conceal(f.env)
 	console := newConsole(f.output, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	l, err := start(ctx, r, console)
 	if err != nil {
@@ -164,7 +172,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place(), Tunnel: l.session.Tunnel(),
 		Text: readyText(l, address),
 	})
-	return hold(ctx, l, listener, console, log, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	return hold(ctx, l, listener, console, log, messages, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 // readyText tells what the user can do now.
@@ -195,7 +203,7 @@ func listenLocal(cmd *cobra.Command, address string) (net.Listener, error) {
 }
 
 // hold serves debuggers until Ctrl-C or until the component has ended.
-func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, stdout, stderr io.Writer) error {
+func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, messages *messages, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var tasks taskGroup
 	defer func() { cancel(nil); tasks.Wait() }()
@@ -233,7 +241,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 		cancel(&exitedError{exit})
 	})
 	tasks.Go(func() { // ends with ctx
-		cancel(serveDebuggers(ctx, l, listener, log))
+		cancel(serveDebuggers(ctx, l, listener, log, messages))
 	})
 	<-ctx.Done()
 	var exited *exitedError

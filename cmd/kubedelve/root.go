@@ -56,7 +56,8 @@ you stop, the cluster is as it was.`,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	g.kube.AddFlags(cmd.PersistentFlags())
-	cmd.PersistentFlags().StringVar(&g.logLevel, "log-level", "warn", "what goes to standard error: debug, info, warn or error")
+	cmd.PersistentFlags().StringVar(&g.logLevel, "log-level", "warn", "what is logged: debug, info, warn or error")
+	cmd.PersistentFlags().StringVar(&g.logFile, "log", "", "a file for the log, which is appended to, instead of standard error")
 	cmd.AddCommand(newDebug(g), newDAP(g), newStatus(g), newRestore(g), newInspect(g), newVersion())
 	markUsage(cmd)
 	completeNamespaces(cmd, g)
@@ -90,6 +91,7 @@ func usagef(cmd *cobra.Command, format string, args ...any) error {
 type global struct {
 	kube     *genericclioptions.ConfigFlags
 	logLevel string
+	logFile  string
 }
 
 // kubeFlags are kubectl's own, as far as they make sense here.
@@ -126,12 +128,26 @@ func clusterOf(flags *genericclioptions.ConfigFlags) (*kubelaunch.Cluster, error
 	return kubelaunch.NewCluster(config, context, namespace)
 }
 
+// logger makes the logger that the flags ask for. Its file is closed with the
+// process.
 func (g *global) logger(cmd *cobra.Command) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(g.logLevel)); err != nil {
 		return nil, usagef(cmd, "--log-level %q: choose debug, info, warn or error", g.logLevel)
 	}
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})), nil
+	w := cmd.ErrOrStderr()
+	if g.logFile != "" {
+		f, err := os.OpenFile(g.logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("--log: %w", err)
+		}
+		w = f
+	}
+	handler := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
+	if level <= slog.LevelDebug {
+		klog.SetLogger(logr.FromSlogHandler(handler)) // client-go's own
+	}
+	return slog.New(handler), nil
 }
 
 // explain makes one sentence of the errors that client-go words for programmers.

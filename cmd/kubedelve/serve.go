@@ -21,8 +21,8 @@ type (
 
 // serveDebuggers gives each connection the running session. DAP begins with the
 // header Content-Length, Delve's JSON-RPC with a brace.
-func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log logger) error {
-	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{l}}, Logger: log})
+func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log logger, messages *messages) error {
+	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{l}}, Logger: log, Message: messages.message()})
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var connections taskGroup

@@ -73,6 +73,11 @@ var rules = []rule{
 		reason: "it reads files; who asks for what is in them, and why, is not its business",
 	},
 	{
+		of:     module + "/internal/transcript",
+		only:   []string{"std"},
+		reason: "it writes down what passes by, whoever says it",
+	},
+	{
 		of:     module + "/internal/editor",
 		only:   []string{"std", "github.com/google/go-dap"},
 		reason: "a test client that shared code with the server would share its mistakes",
