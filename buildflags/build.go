@@ -1,10 +1,8 @@
 package buildflags
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,7 +11,7 @@ import (
 	"time"
 )
 
-// A Binary is a program that Build made and Inspect found fit for debugging.
+// A Binary is a program that was built and Inspect found fit for debugging.
 type Binary struct {
 	Path    string     `json:"path"`    // absolute
 	SHA256  string     `json:"sha256"`  // of the file, in hexadecimal
@@ -26,48 +24,6 @@ type Binary struct {
 	Notes []string `json:"notes"`
 
 	Took time.Duration `json:"took"` // in nanoseconds, waiting for other builds included
-}
-
-// Build builds the program that cfg names. It reports what it is doing, in lines
-// for a user, to progress, from one goroutine at a time; progress may be nil, and
-// so may log, to which the commands go.
-//
-// The error is a *ConfigError, *CompileError, *GoError or *BinaryError if the
-// user can do something about it, and ctx's cause if that has ended.
-func Build(ctx context.Context, cfg Config, log *slog.Logger, progress func(line string)) (*Binary, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if progress == nil {
-		progress = func(string) {}
-	}
-	start := time.Now()
-	g, err := newGoCommand(&cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	p, err := plan(ctx, &cfg, g)
-	if err != nil {
-		return nil, interrupted(ctx, &cfg, err)
-	}
-	for _, note := range p.notes {
-		progress(note)
-	}
-	b, err := p.build(ctx, g, progress)
-	if err != nil {
-		return nil, interrupted(ctx, &cfg, err)
-	}
-	b.Took = time.Since(start)
-	log.Info("built", "stage", "build", "program", p.main.ImportPath, "path", b.Path, "size", b.Size, "cached", b.Cached, "took", b.Took)
-	return b, nil
-}
-
-// interrupted returns ctx's cause if that is why there is an error.
-func interrupted(ctx context.Context, cfg *Config, err error) error {
-	if ctx.Err() == nil {
-		return err
-	}
-	return fmt.Errorf("building %s: %w", cmp.Or(cfg.Program, "."), context.Cause(ctx))
 }
 
 // A buildPlan is all that is decided before the compiler runs.
@@ -195,8 +151,9 @@ func (p *buildPlan) combineFlags(g *goCommand) (*goFlags, error) {
 // importPath is the form of the lines that `go build -v` writes for packages.
 var importPath = regexp.MustCompile(`^[A-Za-z0-9_.~+-]+(/[A-Za-z0-9_.~+-]+)+$`)
 
-// build runs the compiler, inspects the result and publishes it.
-func (p *buildPlan) build(ctx context.Context, g *goCommand, progress func(string)) (*Binary, error) {
+// build runs the compiler, inspects the result and publishes it, and gives it to
+// keep, if that is not nil, while nobody else can replace it.
+func (p *buildPlan) build(ctx context.Context, g *goCommand, keep *keeper, progress func(string)) (*Binary, error) {
 	slot, err := openSlot(ctx, p, g, progress)
 	if err != nil {
 		return nil, err
@@ -243,6 +200,11 @@ func (p *buildPlan) build(ctx context.Context, g *goCommand, progress func(strin
 	b, err := slot.publish(output)
 	if err != nil {
 		return nil, err
+	}
+	if keep != nil {
+		if b.Path, err = keep.add(slot.work, b.SHA256); err != nil {
+			return nil, err
+		}
 	}
 	info.File = b.Path
 	b.Info, b.Notes = info, p.notes

@@ -14,6 +14,9 @@
 //   - GOOS and GOARCH of the machine that the program is going to run on
 //   - cgo off where only the standard library would have used it (see cgo.go)
 //
+// A Builder does so again and again, after each save for instance, and tells what
+// files the program is built of (Inputs), so that they can be watched.
+//
 // Inspect reads an executable and never runs it: nor may it panic or take
 // memory out of proportion on a damaged one.
 //
@@ -29,6 +32,8 @@
 //     platform is the one asked for. What is published at Binary.Path is always
 //     a whole file: it is renamed into place, and two builds of the same
 //     configuration wait for each other, in one process or in several.
+//   - What a Builder has built stays at Binary.Path until it is released, whatever
+//     else is built meanwhile.
 //   - When its context ends, Build returns promptly and leaves no process.
 //   - Every error that a user can act on is a *ConfigError, which names the
 //     attribute, a *CompileError, which has the compiler's lines, a *GoError,

@@ -192,13 +192,13 @@ func (w *lineWriter) emit(s string) {
 type goEnv struct {
 	GOOS, GOARCH, GOHOSTOS, GOHOSTARCH string
 	GOVERSION, GOROOT, GOTMPDIR        string
-	GOFLAGS, GOMOD, GOWORK             string
+	GOFLAGS, GOMOD, GOWORK, GOMODCACHE string
 	CGO_ENABLED, CC                    string
 }
 
 func (g *goCommand) readEnv(ctx context.Context) (*goEnv, error) {
 	args := []string{"env", "-json", "GOOS", "GOARCH", "GOHOSTOS", "GOHOSTARCH", "GOVERSION", "GOROOT", "GOTMPDIR",
-		"GOFLAGS", "GOMOD", "GOWORK", "CGO_ENABLED", "CC"}
+		"GOFLAGS", "GOMOD", "GOWORK", "GOMODCACHE", "CGO_ENABLED", "CC"}
 	out, _, err := g.run(ctx, args, nil)
 	if err != nil {
 		return nil, err
@@ -215,11 +215,29 @@ type goPackage struct {
 	ImportPath, Name, Dir                             string
 	Standard, DepOnly                                 bool
 	GoFiles, CgoFiles, InvalidGoFiles, IgnoredGoFiles []string
-	Module                                            *struct{ Path, Version string }
+	CFiles, CXXFiles, MFiles, HFiles, FFiles, SFiles  []string
+	SwigFiles, SwigCXXFiles, SysoFiles                []string
+	EmbedPatterns, EmbedFiles                         []string
+	Module                                            *goModule
 	Error                                             *struct{ Pos, Err string }
 }
 
-const goPackageFields = "ImportPath,Name,Dir,Standard,DepOnly,GoFiles,CgoFiles,InvalidGoFiles,IgnoredGoFiles,Module,Error"
+// A goModule is the module that a package is in.
+type goModule struct {
+	Path, Version, Dir, GoMod string
+	Replace                   *goModule
+}
+
+// source is the module that the files are of; nil of nil.
+func (m *goModule) source() *goModule {
+	if m != nil && m.Replace != nil {
+		return m.Replace
+	}
+	return m
+}
+
+const goPackageFields = "ImportPath,Name,Dir,Standard,DepOnly,GoFiles,CgoFiles,InvalidGoFiles,IgnoredGoFiles," +
+	"CFiles,CXXFiles,MFiles,HFiles,FFiles,SFiles,SwigFiles,SwigCXXFiles,SysoFiles,EmbedPatterns,EmbedFiles,Module,Error"
 
 // list returns the packages that patterns name and all that they import.
 func (g *goCommand) list(ctx context.Context, flags, patterns []string, deps bool) ([]*goPackage, error) {

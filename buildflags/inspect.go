@@ -174,13 +174,9 @@ func (i *Info) readBuildInfo(r io.ReaderAt) {
 // checkGoVersion reports whether Delve can debug what a version of Go, as in
 // "go1.26.1", compiles. It takes a development version for a good one, as Delve does.
 func checkGoVersion(version string) (Problem, bool) {
-	s, ok := strings.CutPrefix(version, "go1.")
-	if !ok {
-		return Problem{}, true
-	}
-	minor, err := strconv.Atoi(s[:len(s)-len(strings.TrimLeft(s, "0123456789"))])
+	minor, ok := goMinor(version)
 	switch {
-	case err != nil:
+	case !ok:
 		return Problem{}, true
 	case minor < minGoMinor:
 		return Problem{ProblemGoTooOld, fmt.Sprintf("Delve can't debug what Go 1.%d compiled", minor),
@@ -190,6 +186,16 @@ func checkGoVersion(version string) (Problem, bool) {
 			fmt.Sprintf("build with Go 1.%d to 1.%d, or use a newer kubedelve", minGoMinor, maxGoMinor)}, false
 	}
 	return Problem{}, true
+}
+
+// goMinor is the 26 of "go1.26.1"; not ok for a development version.
+func goMinor(version string) (minor int, ok bool) {
+	s, ok := strings.CutPrefix(version, "go1.")
+	if !ok {
+		return 0, false
+	}
+	minor, err := strconv.Atoi(s[:len(s)-len(strings.TrimLeft(s, "0123456789"))])
+	return minor, err == nil
 }
 
 func isMachO(magic []byte) bool {

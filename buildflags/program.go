@@ -63,7 +63,7 @@ func hasGoFiles(name string) bool {
 // enter returns the pattern for the absolute directory dir, after changing to it if need be.
 func (g *goCommand) enter(dir string, env *goEnv) string {
 	if env.GOWORK == "" || env.GOWORK == "off" {
-		if mod := nearestModule(dir); mod != "" && !sameFile(mod, env.GOMOD) {
+		if mod := nearest(dir, "go.mod"); mod != "" && !sameFile(mod, env.GOMOD) {
 			g.chdir(dir)
 			return "."
 		}
@@ -98,12 +98,13 @@ func relative(base, dir string) (rel string, ok bool) {
 	return rel, err == nil
 }
 
-// nearestModule returns the go.mod of the module that dir is in, or "".
-func nearestModule(dir string) string {
+// nearest returns the file of that name in dir, or in the nearest directory above
+// that has one, or "".
+func nearest(dir, name string) string {
 	for {
-		name := filepath.Join(dir, "go.mod")
-		if st, err := os.Stat(name); err == nil && !st.IsDir() {
-			return name
+		file := filepath.Join(dir, name)
+		if st, err := os.Stat(file); err == nil && !st.IsDir() {
+			return file
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {

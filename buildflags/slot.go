@@ -31,13 +31,21 @@ type slot struct {
 	lock      *os.File
 }
 
-// openSlot waits until nobody else builds the same configuration.
-func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(string)) (*slot, error) {
+// cacheDir is the directory of all slots and keepers.
+func cacheDir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return nil, fmt.Errorf("finding a place for the binary: %w", err)
+		return "", fmt.Errorf("finding a place for the binary: %w", err)
 	}
-	root := filepath.Join(cache, "kubedelve", "build")
+	return filepath.Join(cache, "kubedelve", "build"), nil
+}
+
+// openSlot waits until nobody else builds the same configuration.
+func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(string)) (*slot, error) {
+	root, err := cacheDir()
+	if err != nil {
+		return nil, err
+	}
 	key, err := json.Marshal([]any{p.env.GOVERSION, p.target, g.dir, p.args, p.patterns, p.cfg.Env,
 		g.getenv("CGO_ENABLED"), g.getenv("GOFLAGS")})
 	if err != nil {
@@ -84,14 +92,14 @@ func openSlot(ctx context.Context, p *buildPlan, g *goCommand, progress func(str
 
 func (s *slot) close() { _ = s.lock.Close() }
 
-// prune removes what was not used for long, as far as that is possible: failing
-// to is no reason not to build.
+// prune removes slots that were not used for long, and keepers whose process is
+// gone, as far as that is possible: failing to is no reason not to build.
 func prune(root, except string, now time.Time) {
 	locks, _ := filepath.Glob(filepath.Join(root, "*", "lock"))
 	for _, name := range locks {
 		st, err := os.Stat(name)
 		dir := filepath.Dir(name)
-		if err != nil || dir == except || now.Sub(st.ModTime()) < unusedFor {
+		if err != nil || dir == except || now.Sub(st.ModTime()) < unusedFor && !isKeeper(dir) {
 			continue
 		}
 		if lock, err := tryLock(name); err == nil && lock != nil {
