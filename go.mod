@@ -3,6 +3,7 @@ module github.com/kubedelve/kubedelve
 go 1.26.0
 
 require (
+	github.com/fsnotify/fsnotify v1.10.1
 	github.com/go-delve/delve v1.27.2
 	github.com/go-logr/logr v1.4.3
 	github.com/google/go-dap v0.12.0
