@@ -26,6 +26,14 @@ type Binary struct {
 	Took time.Duration `json:"took"` // in nanoseconds, waiting for other builds included
 }
 
+// Same reports whether two binaries are the same program: equal but for their build
+// IDs, which change with every edit of package main, be it to a comment. The last part
+// of Go's build ID is a hash of all but the build IDs. (cmd/go/internal/work/buildid.go.)
+func (b *Binary) Same(other *Binary) bool {
+	content := func(b *Binary) string { return b.Info.BuildID[strings.LastIndexByte(b.Info.BuildID, '/')+1:] }
+	return b.SHA256 == other.SHA256 || content(b) != "" && content(b) == content(other)
+}
+
 // A buildPlan is all that is decided before the compiler runs.
 type buildPlan struct {
 	cfg      *Config

@@ -189,6 +189,23 @@ func TestBuilderKeepsItsBinaries(t *testing.T) {
 	}
 }
 
+func TestAnEditWithoutEffectMakesTheSameProgram(t *testing.T) {
+	t.Parallel()
+	dir := module(t, map[string]string{"main.go": hello})
+	_, build := builder(t, Config{Dir: dir})
+	first, _ := build()
+	writeFile(t, filepath.Join(dir, "main.go"), hello+"// The end.\n")
+	comment, _ := build()
+	writeFile(t, filepath.Join(dir, "main.go"), "// The beginning.\n"+hello)
+	lines, _ := build()
+	if comment.SHA256 == first.SHA256 || !comment.Same(first) || !first.Same(first) {
+		t.Error("a comment below all makes another program")
+	}
+	if lines.Same(first) {
+		t.Error("with other lines it is the same program")
+	}
+}
+
 // What a killed process has kept goes away, what a live one keeps stays.
 func TestKeptBinariesOfTheDeadAreRemoved(t *testing.T) {
 	root := t.TempDir()

@@ -78,6 +78,16 @@ var rules = []rule{
 		reason: "it writes down what passes by, whoever says it",
 	},
 	{
+		of:     module + "/internal/watch",
+		only:   []string{"std", "github.com/fsnotify/fsnotify", "github.com/fsnotify/fsnotify/internal", "golang.org/x/..."},
+		reason: "it tells of files that change, whatever they are for",
+	},
+	{
+		of:     module + "/internal/reload",
+		ban:    []string{"k8s.io/...", module + "/kubelaunch", module + "/dapserver"},
+		reason: "it knows neither where a program runs nor who debugs it",
+	},
+	{
 		of:     module + "/internal/editor",
 		only:   []string{"std", "github.com/google/go-dap"},
 		reason: "a test client that shared code with the server would share its mistakes",

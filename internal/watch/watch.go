@@ -30,9 +30,9 @@ type Set struct {
 // Options say how to watch. The zero value is usable.
 type Options struct {
 	// Changed is told which files have other contents than before, are new or are
-	// gone, sorted. It is called from one goroutine, which notices no more until it
-	// returns; it must not call Close.
-	Changed func(paths []string)
+	// gone, sorted, and when the last of them was noticed. It is called from one
+	// goroutine, which notices no more until it returns; it must not call Close.
+	Changed func(paths []string, at time.Time)
 	// Warn is told, in a sentence, why changes are noticed late.
 	Warn func(text string)
 	// Quiet is how long nothing must happen before files are looked at.
@@ -80,7 +80,7 @@ func New(o Options) *Watcher {
 		o.Quiet = defaultQuiet
 	}
 	if o.Changed == nil {
-		o.Changed = func([]string) {}
+		o.Changed = func([]string, time.Time) {}
 	}
 	if o.Warn == nil {
 		o.Warn = func(string) {}
@@ -172,14 +172,16 @@ type burst struct {
 	quiet time.Duration
 	timer *time.Timer // fires when it seems to be over
 	began time.Time   // zero: there is none
+	last  time.Time   // what made it longer last
 }
 
 // extend begins a burst, or waits longer for its end.
 func (b *burst) extend() {
+	b.last = time.Now()
 	if b.began.IsZero() {
-		b.began = time.Now()
+		b.began = b.last
 	}
-	b.timer.Reset(max(0, min(b.quiet, longest-time.Since(b.began))))
+	b.timer.Reset(max(0, min(b.quiet, longest-b.last.Sub(b.began))))
 }
 
 // channels are nil while nothing comes.
@@ -283,7 +285,7 @@ func (w *Watcher) settle(b *burst) {
 	w.mu.Unlock()
 	b.began = time.Time{}
 	if len(changed) > 0 {
-		w.options.Changed(changed)
+		w.options.Changed(changed, b.last)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 
 const patience = 60 * time.Second
 
+func TestMain(m *testing.M) { os.Exit(leakcheck.Main(m, "fsnotify")) }
+
 // watched is a folder of a test's own with a Watcher on it.
 type watched struct {
 	*Watcher
@@ -32,13 +34,12 @@ type watched struct {
 // and folders called sub.
 func start(t *testing.T, o Options) *watched {
 	t.Helper()
-	leakcheck.Goroutines(t, "fsnotify")
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &watched{t: t, dir: dir, told: make(chan []string, 100), warns: make(chan string, 10)}
-	o.Changed = func(paths []string) { w.told <- paths }
+	o.Changed = func(paths []string, _ time.Time) { w.told <- paths }
 	o.Warn = func(text string) { w.warns <- text }
 	w.write("main.go", "package main\n")
 	w.write("other.go", "package main\n")
@@ -357,7 +358,6 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 		t.Skip("about inotify's queue")
 	}
 	t.Parallel()
-	leakcheck.Goroutines(t, "fsnotify")
 	data, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +373,7 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 		}
 	}
 	told, release := make(chan []string), make(chan struct{})
-	w := New(Options{Changed: func(paths []string) {
+	w := New(Options{Changed: func(paths []string, _ time.Time) {
 		told <- paths
 		<-release
 	}})
@@ -420,7 +420,6 @@ func TestWithoutInotifyItPollsAndSaysWhy(t *testing.T) { // not parallel: the li
 		t.Skip("about inotify's limits")
 	}
 	dir := t.TempDir()
-	leakcheck.Goroutines(t, "fsnotify")
 	warned := ""
 	told := make(chan []string, 10)
 	var limit syscall.Rlimit
@@ -432,7 +431,7 @@ func TestWithoutInotifyItPollsAndSaysWhy(t *testing.T) { // not parallel: the li
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
 		t.Fatal(err)
 	}
-	w := New(Options{Changed: func(paths []string) { told <- paths }, Warn: func(text string) { warned = text }})
+	w := New(Options{Changed: func(paths []string, _ time.Time) { told <- paths }, Warn: func(text string) { warned = text }})
 	err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	defer w.Close()
 	if err != nil {
