@@ -76,9 +76,9 @@ func TestChangedCapabilities(t *testing.T) {
 		}
 	}
 	check("the same", `{}`)
-	same["supportsCompletionsRequest"] = true
+	same["supportsStepInTargetsRequest"] = true
 	delete(same, "supportsDataBreakpoints")
-	check("differences", `{"supportsCompletionsRequest":true,"supportsDataBreakpoints":false}`)
+	check("differences", `{"supportsDataBreakpoints":false,"supportsStepInTargetsRequest":true}`)
 }
 
 func TestBreakpointsAreRecorded(t *testing.T) {

@@ -92,19 +92,35 @@ func fixtureSource(t testing.TB) string {
 	return path
 }
 
-// fixtureLine is the line of the fixture with the comment "breakpoint: name".
+// fixtureLine is the line of main.go in the fixture with the comment
+// "breakpoint: name".
 func fixtureLine(t testing.TB, name string) int {
-	b, err := os.ReadFile(fixtureSource(t))
+	file, line := fixtureBreakpoint(t, name)
+	if file != fixtureSource(t) {
+		t.Fatalf("the line %q is in %s", name, file)
+	}
+	return line
+}
+
+// fixtureBreakpoint is the place in the fixture with the comment "breakpoint: name".
+func fixtureBreakpoint(t testing.TB, name string) (file string, line int) {
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(fixtureSource(t)), "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, line := range strings.Split(string(b), "\n") {
-		if strings.HasSuffix(line, "// breakpoint: "+name) {
-			return i + 1
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(b), "\n") {
+			if strings.HasSuffix(line, "// breakpoint: "+name) {
+				return file, i + 1
+			}
 		}
 	}
 	t.Fatalf("no line %q in the fixture", name)
-	return 0
+	return "", 0
 }
 
 // delve is a Session: the fixture under a headless Delve in this process.

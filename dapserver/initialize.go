@@ -35,6 +35,7 @@ func capabilities() dap.Capabilities {
 		SupportsLoadedSourcesRequest:       true,
 		SupportsBreakpointLocationsRequest: true,
 		SupportsModulesRequest:             true,
+		SupportsCompletionsRequest:         true,
 		AdditionalModuleColumns:            moduleColumns(),
 		ExceptionBreakpointFilters: []dap.ExceptionBreakpointsFilter{
 			{Filter: "unrecovered-panic", Label: "Unrecovered Panics", Default: true},
@@ -49,6 +50,7 @@ var ownCapabilities = map[string]bool{
 	"supportsLoadedSourcesRequest":       true,
 	"supportsBreakpointLocationsRequest": true,
 	"supportsModulesRequest":             true,
+	"supportsCompletionsRequest":         true,
 	"additionalModuleColumns":            true,
 }
 

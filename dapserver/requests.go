@@ -31,6 +31,7 @@ func requests() map[string]handler {
 	for _, some := range []map[string]handler{
 		lifeRequests(),
 		programRequests(),
+		consoleRequests(),
 	} {
 		maps.Copy(all, some)
 	}
