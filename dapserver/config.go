@@ -41,6 +41,16 @@ type LaunchConfig struct {
 	// Launcher decodes strictly. Default: as "go build" does it.
 	Build json.RawMessage `json:"build,omitempty"`
 
+	// HotReload says when the component is built again and swapped in, in the same
+	// place: "onSave", when a file that belongs to it is saved, "onRestart", when the
+	// editor asks for a restart, or "off", when a restart starts the same binary.
+	// Default: "onSave".
+	HotReload string `json:"hotReload,omitempty"`
+
+	// ReloadGrace is how long the old component has from SIGTERM to SIGKILL when the
+	// new one is swapped in, like "5s". Default: 500 ms.
+	ReloadGrace string `json:"reloadGrace,omitempty"`
+
 	// StopOnEntry stops the component before its first line, until "continue".
 	// Default: false.
 	StopOnEntry bool `json:"stopOnEntry,omitempty" delve:"pass"`

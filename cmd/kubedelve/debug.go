@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/internal/reload"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
 
@@ -33,7 +33,8 @@ type debugFlags struct {
 	entrypoint                         []string
 	agentImage, pullPolicy             string
 	keepReplicas, keepReadiness        bool
-	grace, ttl                         time.Duration
+	grace, ttl, reloadGrace            time.Duration
+	hotReload                          string
 }
 
 func newDebug(g *global) *cobra.Command {
@@ -83,6 +84,8 @@ The program's arguments are those that the container has, unless others follow -
 	flags.StringVar(&f.pullPolicy, "agent-image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
 	flags.BoolVar(&f.keepReplicas, "keep-replicas", false, "leave the workload's other replicas running: requests are spread over all")
 	flags.BoolVar(&f.keepReadiness, "keep-readiness", false, "leave the readiness probe on: a halted program gets no requests")
+	flags.StringVar(&f.hotReload, "hot-reload", string(reload.OnSave), "when the program is built again and swapped in: onSave, onRestart (of an editor) or off")
+	flags.DurationVar(&f.reloadGrace, "reload-grace", 500*time.Millisecond, "how long the old program has from SIGTERM to SIGKILL when a new one is swapped in")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
 	addLogDAP(cmd, &f.logDAP)
@@ -113,8 +116,12 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 		options: kubelaunch.Options{
 			Env: f.env, Dir: f.workdir, Command: f.entrypoint,
 			AgentImage: f.agentImage, PullPolicy: corev1.PullPolicy(f.pullPolicy),
-			KeepReplicas: f.keepReplicas, KeepReadiness: f.keepReadiness, Grace: f.grace, TTL: f.ttl,
+			KeepReplicas: f.keepReplicas, KeepReadiness: f.keepReadiness, Grace: f.grace, TTL: f.ttl, ReloadGrace: f.reloadGrace,
 		},
+		mode: reload.Mode(f.hotReload),
+	}
+	if modes := reload.Modes(); !slices.Contains(modes, f.hotReload) {
+		return r, usagef(cmd, "--hot-reload %q: choose one of %s", f.hotReload, strings.Join(modes, ", "))
 	}
 	if _, err := kubelaunch.ParseTarget(r.target); err != nil {
 		return r, usagef(cmd, "%w", err)
@@ -151,7 +158,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 	defer messages.close()
 	messages.conceal(f.env)
 	console := newConsole(f.output, cmd.OutOrStdout(), cmd.ErrOrStderr())
-	l, err := start(ctx, r, console)
+	l, err := start(ctx, r, log, console)
 	if err != nil {
 		return err
 	}
@@ -180,7 +187,7 @@ func readyText(l *launched, address string) string {
 	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, l.session.Place(), l.session.Tunnel())
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {
-		what, end = filepath.Base(l.binary.Path)+" runs under Delve on this machine", "Ctrl-C ends it"
+		what, end = l.name+" runs under Delve on this machine", "Ctrl-C ends it"
 	}
 	return fmt.Sprintf("%s\n         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s\n         %s", what, address, address, end)
 }
@@ -208,16 +215,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 	var tasks taskGroup
 	defer func() { cancel(nil); tasks.Wait() }()
 	tasks.Go(func() { // ends with ctx
-		l.session.Follow(ctx, func(e kubelaunch.Event) {
-			if e.Text == "" {
-				return
-			}
-			kind := "note"
-			if e.Kind == kubelaunch.KindServing || e.Kind == kubelaunch.KindNotServing {
-				kind = "serving"
-			}
-			console.tell(event{Event: kind, Text: e.Text})
-		})
+		l.follow(ctx, console.happened)
 	})
 	tasks.Go(func() { // ends with ctx or the agent: the component's output
 		if console.json != nil {

@@ -45,6 +45,7 @@ func TestBadCommandLinesAreRefusedWithTheWayOut(t *testing.T) {
 		{"a port in use", []string{"debug", "local", "--listen", taken.Addr().String()}, exitError, "choose another port"},
 		{"a log level there is not", []string{"debug", "local", "--log-level", "loud"}, exitUsage, "choose debug, info"},
 		{"a pull policy there is not", []string{"debug", "deploy/a", "--agent-image-pull-policy", "Sometimes"}, exitUsage, "IfNotPresent"},
+		{"a way to reload there is not", []string{"debug", "local", "--hot-reload", "always"}, exitUsage, "onSave, onRestart, off"},
 		{"an output format there is not", []string{"status", "-o", "yaml"}, exitUsage, "there is only json"},
 		{"no cluster", []string{"status"}, exitError, "set KUBECONFIG"},
 		{"a session and all", []string{"restore", "x", "--all"}, exitUsage, "not both"},
@@ -159,20 +160,24 @@ func TestOnlyReleasesHaveAnAgentImageOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestLaunchOptionsNameWhatIsWrong(t *testing.T) {
+func TestLaunchConfigurationsNameWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
-		name   string
-		target dapserver.Target
-		want   string // in the error; empty: none
+		name string
+		cfg  dapserver.LaunchConfig
+		want string // in the error; empty: none
 	}{
-		{"nothing said", dapserver.Target{}, ""},
-		{"times", dapserver.Target{Grace: "1s", TTL: "1h"}, ""},
-		{"a number for a time", dapserver.Target{Grace: "30"}, "target.grace"},
-		{"a time that is none", dapserver.Target{TTL: "0s"}, "target.ttl"},
-		{"a pull policy there is not", dapserver.Target{AgentImagePullPolicy: "Sometimes"}, "IfNotPresent"},
+		{"nothing said", dapserver.LaunchConfig{}, ""},
+		{"times", dapserver.LaunchConfig{Target: dapserver.Target{Grace: "1s", TTL: "1h"}, ReloadGrace: "200ms"}, ""},
+		{"a number for a time", dapserver.LaunchConfig{Target: dapserver.Target{Grace: "30"}}, "target.grace"},
+		{"a time that is none", dapserver.LaunchConfig{Target: dapserver.Target{TTL: "0s"}}, "target.ttl"},
+		{"a negative time", dapserver.LaunchConfig{ReloadGrace: "-1s"}, "reloadGrace"},
+		{"a pull policy there is not", dapserver.LaunchConfig{Target: dapserver.Target{AgentImagePullPolicy: "Sometimes"}}, "IfNotPresent"},
+		{"a mode there is", dapserver.LaunchConfig{HotReload: "onRestart"}, ""},
+		{"a mode there is not", dapserver.LaunchConfig{HotReload: "always"}, `hotReload is "always": choose one of onSave, onRestart, off`},
+		{"an attribute there is not", dapserver.LaunchConfig{Build: []byte(`{"tag": "x"}`)}, `unknown field "tag"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := optionsOf(&dapserver.LaunchConfig{Target: test.target})
+			_, err := requestOf(&test.cfg)
 			if (err == nil) != (test.want == "") || (err != nil && !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("got error %v, want %q", err, test.want)
 			}

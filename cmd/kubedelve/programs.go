@@ -18,7 +18,8 @@ const keptPrograms = 3
 type programs struct {
 	mu     sync.Mutex
 	closed bool
-	all    []knownProgram // the newest last
+	all    []knownProgram                   // the newest last
+	rules  map[string][]buildflags.PathRule // of all that were added, by hash
 }
 
 type knownProgram struct {
@@ -29,6 +30,12 @@ type knownProgram struct {
 // add opens what has just been built, before the next build takes its place. A file
 // that can't be opened is no reason not to debug it: it is only not known then.
 func (p *programs) add(binary *buildflags.Binary) {
+	p.mu.Lock()
+	if p.rules == nil {
+		p.rules = map[string][]buildflags.PathRule{}
+	}
+	p.rules[binary.SHA256] = binary.Sources
+	p.mu.Unlock()
 	program, err := debuginfo.Open(binary.Path)
 	if err != nil {
 		return
@@ -54,6 +61,13 @@ func (p *programs) of(sha256 string) dapserver.Program {
 		return program
 	}
 	return nil
+}
+
+// sources returns the path rules of the binary with the given hash.
+func (p *programs) sources(sha256 string) []buildflags.PathRule {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rules[sha256]
 }
 
 // find is called with the lock held.

@@ -13,7 +13,7 @@ import (
 
 // event is one line of -o json.
 type event struct {
-	Event   string  `json:"event"`             // stage, detail, note, ready, serving, exited, restored
+	Event   string  `json:"event"`             // see docs/cli.md
 	Seconds float64 `json:"seconds"`           // since the command began
 	Text    string  `json:"text,omitempty"`    // in words
 	Session string  `json:"session,omitempty"` // ready: the session's id
@@ -21,6 +21,10 @@ type event struct {
 	Place   string  `json:"place,omitempty"`   // ready
 	Tunnel  string  `json:"tunnel,omitempty"`  // ready
 	Code    *int    `json:"code,omitempty"`    // exited: the component's exit code
+	File    string  `json:"file,omitempty"`    // build-error: the source file
+	Line    int     `json:"line,omitempty"`    // build-error: from 1
+	Column  int     `json:"column,omitempty"`  // build-error: from 1
+	Took    float64 `json:"took,omitempty"`    // swapped, back: in seconds
 }
 
 // console tells the user of a terminal, or a program that asked for JSON, what is

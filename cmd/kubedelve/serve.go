@@ -22,7 +22,7 @@ type (
 // serveDebuggers gives each connection the running session. DAP begins with the
 // header Content-Length, Delve's JSON-RPC with a brace.
 func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log logger, messages *messages) error {
-	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{l}}, Logger: log, Message: messages.message()})
+	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{launched: l}}, Logger: log, Message: messages.message()})
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var connections taskGroup
@@ -55,13 +55,6 @@ func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log
 		})
 	}
 }
-
-// sharedSession belongs to the command that began it: a debugger that leaves only
-// hangs up on Delve.
-type sharedSession struct{ *dapSession }
-
-// Detach implements [dapserver.Session].
-func (sharedSession) Detach(context.Context) error { return nil }
 
 // peeked is a connection whose first bytes were read ahead.
 type peeked struct {

@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubedelve/kubedelve/buildflags"
 	"github.com/kubedelve/kubedelve/internal/agentbinary"
+	"github.com/kubedelve/kubedelve/internal/reload"
 	"github.com/kubedelve/kubedelve/internal/version"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
@@ -24,16 +23,14 @@ type request struct {
 	target    string
 	container string
 	build     buildflags.Config
+	mode      reload.Mode
 	options   kubelaunch.Options
 	cluster   func() (*kubelaunch.Cluster, error)
 }
 
-// launched is a session and what it was made of.
-type launched struct {
-	session  *kubelaunch.Session
-	binary   *buildflags.Binary
-	command  []string
-	programs programs
+// spec is what the request says of the program alone.
+func (r *request) spec() reload.Spec {
+	return reload.Spec{Build: r.build, Args: r.options.Args, Env: r.options.Env, Dir: r.options.Dir}
 }
 
 // reporter is told what is going on.
@@ -68,7 +65,7 @@ func agentTag(version string) string {
 
 // start goes the whole way from a target to a component that Delve has loaded.
 // What can fail without a change to the cluster is done before the first change.
-func start(ctx context.Context, r request, report reporter) (*launched, error) {
+func start(ctx context.Context, r request, log logger, report reporter) (*launched, error) {
 	target, err := kubelaunch.ParseTarget(r.target)
 	if err != nil {
 		return nil, err
@@ -81,7 +78,7 @@ func start(ctx context.Context, r request, report reporter) (*launched, error) {
 		r.options.PullPolicy = corev1.PullIfNotPresent
 	}
 	if target.Kind == kubelaunch.KindLocal {
-		return startLocal(ctx, r, report)
+		return startLocal(ctx, r, log, report)
 	}
 	cluster, err := r.cluster()
 	if err != nil {
@@ -96,76 +93,46 @@ func start(ctx context.Context, r request, report reporter) (*launched, error) {
 		return nil, err
 	}
 	node := placement.Platform // zero if it could not be read
-	switch wanted := r.build.Platform; {
-	case wanted == buildflags.Platform{}:
-		r.build.Platform = node
-	case node != buildflags.Platform{} && (wanted.OS != node.OS || wanted.Arch != node.Arch):
-		return nil, fmt.Errorf("build.platform is %s, but %s runs on %s; leave it out, and the build is for the node", wanted, target, node)
+	if r.build.Platform, err = platformFor(r.build.Platform, node, r.target); err != nil {
+		return nil, err
 	}
-	binary, err := build(ctx, r.build, report)
+	l, binary, err := r.firstBuild(ctx, log, report)
 	if err != nil {
 		return nil, err
 	}
-	session, err := placement.Launch(ctx, kubelaunch.Binary{Path: binary.Path, SHA256: binary.SHA256, Size: binary.Size}, r.options)
-	if err != nil {
-		return nil, err
-	}
-	l := &launched{session: session, binary: binary, command: placement.Command}
-	l.programs.add(binary)
-	return l, nil
+	l.node = node
+	return l.begin(placement.Launch(ctx, binary, r.options))
 }
 
-func startLocal(ctx context.Context, r request, report reporter) (*launched, error) {
+func startLocal(ctx context.Context, r request, log logger, report reporter) (*launched, error) {
 	agent, err := agentbinary.Find()
 	if err != nil {
 		return nil, err
 	}
-	binary, err := build(ctx, r.build, report)
+	l, binary, err := r.firstBuild(ctx, log, report)
 	if err != nil {
 		return nil, err
 	}
-	session, err := kubelaunch.Local(ctx, agent, kubelaunch.Binary{Path: binary.Path, SHA256: binary.SHA256, Size: binary.Size}, r.options)
+	return l.begin(kubelaunch.Local(ctx, agent, binary, r.options))
+}
+
+// begin goes on with a session, if there is one.
+func (l *launched) begin(session *kubelaunch.Session, err error) (*launched, error) {
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, l.release())
 	}
-	l := &launched{session: session, binary: binary}
-	l.programs.add(binary)
+	l.session = session
+	l.keepUp()
 	return l, nil
 }
 
-func build(ctx context.Context, cfg buildflags.Config, report reporter) (*buildflags.Binary, error) {
-	program := cfg.Program
-	if program == "" {
-		program = "."
+// platformFor is what to build for: the node's platform, unless that is not known.
+func platformFor(wanted, node buildflags.Platform, target string) (buildflags.Platform, error) {
+	switch none := (buildflags.Platform{}); {
+	case wanted == none:
+		return node, nil
+	case node != none && (wanted.OS != node.OS || wanted.Arch != node.Arch):
+		return none, fmt.Errorf("build.platform is %s, but %s runs on %s; leave it out, and the build is for the node", wanted, target, node)
 	}
-	report.Stage("building " + program)
-	binary, err := buildflags.Build(ctx, cfg, nil, report.Detail)
-	if err != nil {
-		return nil, err
-	}
-	how := "built"
-	if binary.Cached {
-		how = "unchanged:"
-	}
-	report.Note(fmt.Sprintf("%s %s, %s, %.1f MB, in %.1f s", how, filepath.Base(binary.Path), binary.Info.GoVersion, float64(binary.Size)/1e6, binary.Took.Seconds()))
-	for _, note := range binary.Notes {
-		report.Note(note)
-	}
-	return binary, nil
-}
-
-// restoreTimeout bounds the restore at the end of a session.
-const restoreTimeout = 3 * time.Minute
-
-// finish restores even though ctx has ended, and tells how to try again.
-func finish(ctx context.Context, l *launched, report reporter) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
-	defer cancel()
-	err := l.session.Close(ctx, report.Stage)
-	_ = l.programs.close() // which were only read
-	if err != nil {
-		return errors.Join(fmt.Errorf("restoring %s: %w", l.session.Target, err),
-			fmt.Errorf("try again with: kubedelve restore %s", l.session.ID))
-	}
-	return nil
+	return wanted, nil
 }
