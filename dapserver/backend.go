@@ -104,12 +104,7 @@ func (s *session) fromBackend(ctx context.Context, b *backend, raw []byte) {
 	default:
 		// Registered before the client can answer, hence in the link's lock.
 		_ = s.editor.send(ctx, raw, &m.env, sendOptions{assigned: func(seq int64) {
-			s.update(func(st *state) {
-				if st.reverse == nil {
-					st.reverse = map[int64]reverseRequest{}
-				}
-				st.reverse[seq] = reverseRequest{b, m.env.seq}
-			})
+			s.update(func(st *state) { st.expect(seq, reverseRequest{backend: b, seq: m.env.seq}) })
 		}})
 	}
 }

@@ -55,6 +55,14 @@ type LaunchConfig struct {
 	// Default: false.
 	StopOnEntry bool `json:"stopOnEntry,omitempty" delve:"pass"`
 
+	// TakeOver, for an attach, takes the session from a debugger that has it.
+	// Default: false, the attach is refused and says who has it.
+	TakeOver bool `json:"takeOver,omitempty"`
+
+	// Child is in configurations with which kubedelve asks the editor for the
+	// session of a further process. It is not for users.
+	Child *ChildRef `json:"child,omitempty"`
+
 	// SubstitutePath maps local paths to those in the binary. The rules come
 	// before the ones that kubedelve computes, and the first match wins.
 	// Default: none; the computed rules are enough.

@@ -100,6 +100,8 @@ func decodeField(path string, raw json.RawMessage, into any) error {
 		return decodeTarget(path, raw, into)
 	case *[]PathRule:
 		return decodePathRules(path, raw, into)
+	case **ChildRef:
+		return decodeChild(path, raw, into)
 	case *map[string]*string:
 		return decodeEnv(path, raw, into)
 	case *[]string:
@@ -133,6 +135,15 @@ func decodeTarget(path string, raw json.RawMessage, into *Target) error {
 	if into.Name == "" && len(given) > 0 {
 		return fmt.Errorf(`"%s.name" is missing: say what to debug, for example "deploy/web"`, path)
 	}
+	return nil
+}
+
+func decodeChild(path string, raw json.RawMessage, into **ChildRef) error {
+	var ref ChildRef
+	if err := json.Unmarshal(raw, &ref); err != nil || ref.Token == "" {
+		return fmt.Errorf(`"%s" is not what kubedelve has written: leave it out`, path)
+	}
+	*into = &ref
 	return nil
 }
 

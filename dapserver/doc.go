@@ -15,16 +15,23 @@
 // It keeps from Delve what would make it drop the connection instead of
 // answering: messages over 4 MiB and arguments of a wrong type.
 //
+// If the Session is a Parent, the editor is asked to open a debug session for each
+// further process (reverse request startDebugging). It connects to the same Server
+// for that, or starts another process, whose Server then passes its messages on to
+// the first, through a socket in a private folder: that is all that is ever on disk.
+//
+// One debugger at a time has a session: see Seat.
+//
 // Relay is the other way: two streams joined, no byte changed.
 //
 // # What it does not
 //
-// It imports nothing of Kubernetes, builds nothing and keeps nothing on disk.
+// It imports nothing of Kubernetes and builds nothing.
 // It does not decode what it need not: a message is relayed as the bytes that
 // arrived with its sequence numbers replaced, so fields and requests of later
-// versions of the protocol pass through. Restart, terminate and child sessions
-// are not supported yet; a client that asks for a restart gets an error, since
-// headless Delve would kill the component.
+// versions of the protocol pass through. Restart and terminate are not supported
+// yet; a client that asks for a restart gets an error, since headless Delve would
+// kill the component.
 //
 // # Invariants
 //
@@ -35,7 +42,10 @@
 //   - exited and terminated are sent once, after the component's last output.
 //   - Whatever the Launcher gave is released once: also if the client vanishes,
 //     the server is stopped or a handler panics.
-//   - A component that lives on after a detach runs, without breakpoints.
+//   - A component that lives on after a detach runs, without breakpoints, unless
+//     another debugger took it over as it was. The same goes for a process that
+//     the editor opens no session for.
+//   - A child session ends before its parent does.
 //   - A client that doesn't read holds up nobody for longer than
 //     Config.StallTimeout, and makes no queue grow beyond its limit.
 //   - All changing state of a session is in the struct state and is changed by
@@ -56,7 +66,12 @@
 //     ends with the answer, which the client's leaving hastens);
 //   - a reader of Delve's connection (ends with the connection);
 //   - two pumps for the component's output and exit (end with these, or when
-//     the session is released).
+//     the session is released);
+//   - for a Parent: one that learns of its children, one for each until the editor
+//     has its session, one that accepts connections of other processes, and a
+//     session for each of these (end before the session is released);
+//   - for a child of another process: a reader of what that sends (ends with the
+//     connection).
 //
 // ServeConn returns after all of them have ended.
 package dapserver

@@ -37,7 +37,7 @@ var errorKinds = []errorKind{
 	{idDisconnect, "Error while disconnecting", "not everything could be put back at the end", "`kubedelve restore`"},
 	{idTooLarge, "Request too large", "Delve takes 4 MiB in one request", "evaluate or set less at once"},
 	{idRestart, "Cannot restart", "the session cannot be restarted", "what the text says"},
-	{idInUse, "Session in use", "another client has the session; the text names it", "disconnect there"},
+	{idInUse, "Session in use", "another client has the session; the text names it", "disconnect there, or take it over: `takeOver`"},
 	{idInternal, "Internal error", "a defect of kubedelve or of Delve", ""},
 	{idNotInitialized, "Not initialized", "a request came before `initialize`", ""},
 	{idAlreadyInitialized, "Already initialized", "`initialize` came twice", ""},

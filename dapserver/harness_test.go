@@ -77,6 +77,9 @@ var fixture = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv(delveProcessEnv); args != "" {
+		os.Exit(runDelveProcess(strings.Split(args, "\n")))
+	}
 	code := m.Run()
 	if bin, err := fixture(); err == nil {
 		os.RemoveAll(filepath.Dir(bin))
@@ -125,7 +128,7 @@ func fixtureBreakpoint(t testing.TB, name string) (file string, line int) {
 
 // delve is a Session: the fixture under a headless Delve in this process.
 type delve struct {
-	server         *rpccommon.ServerImpl
+	server         interface{ Stop() error }
 	addr           string
 	stdout, stderr *os.File // read ends
 	program        *debuginfo.Program
@@ -158,20 +161,11 @@ func startDelve(t testing.TB, args ...string) *delve {
 			t.Fatal(err)
 		}
 	}
-	d.server = rpccommon.NewServer(&service.Config{
-		Listener:    listener,
-		ProcessArgs: append([]string{bin}, args...),
-		AcceptMulti: true,
-		APIVersion:  2,
-		Debugger: debugger.Config{
-			Backend: "default",
-			Stdout:  proc.OutputRedirect{File: ends[0]},
-			Stderr:  proc.OutputRedirect{File: ends[1]},
-		},
-	})
-	if err := d.server.Run(); err != nil {
+	server := rpccommon.NewServer(delveConfig(listener, append([]string{bin}, args...), ends[0], ends[1]))
+	if err := server.Run(); err != nil {
 		t.Fatal(err)
 	}
+	d.server = server
 	ends[0].Close()
 	ends[1].Close()
 	t.Cleanup(func() {
@@ -181,6 +175,20 @@ func startDelve(t testing.TB, args ...string) *delve {
 		}
 	})
 	return d
+}
+
+func delveConfig(listener net.Listener, argv []string, stdout, stderr *os.File) *service.Config {
+	return &service.Config{
+		Listener:    listener,
+		ProcessArgs: argv,
+		AcceptMulti: true,
+		APIVersion:  2,
+		Debugger: debugger.Config{
+			Backend: "default",
+			Stdout:  proc.OutputRedirect{File: stdout},
+			Stderr:  proc.OutputRedirect{File: stderr},
+		},
+	}
 }
 
 func (d *delve) stop() {

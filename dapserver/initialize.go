@@ -1,6 +1,7 @@
 package dapserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -98,6 +99,9 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 		LinesStartAt1   *bool   `json:"linesStartAt1"`
 		ColumnsStartAt1 *bool   `json:"columnsStartAt1"`
 		Progress        bool    `json:"supportsProgressReporting"`
+		StartDebugging  bool    `json:"supportsStartDebuggingRequest"`
+		ClientID        string  `json:"clientID"`
+		ClientName      string  `json:"clientName"`
 	}
 	raw := m.env.body.in(m.raw)
 	if empty(raw) {
@@ -140,7 +144,10 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 			return
 		}
 		st.phase = phaseInitialized
-		st.client = client{progress: args.Progress, arguments: arguments}
+		st.client = client{
+			name: cmp.Or(args.ClientName, args.ClientID), arguments: arguments,
+			progress: args.Progress, startDebugging: args.StartDebugging,
+		}
 	})
 	switch {
 	case again:

@@ -40,16 +40,16 @@ func (s *session) leaveBackend(ctx context.Context, end bool, how leaving) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if !end && !how.suspend && !over {
-		s.resumeForGood(ctx, b, set, halted)
+		s.resumeForGood(ctx, b, set, halted, how.handOver)
 	}
 	if _, err := s.ask(ctx, b, request{"disconnect", map[string]any{"terminateDebuggee": false}}); err != nil {
 		s.log.Debug("disconnecting from Delve", "error", err)
 	}
 }
 
-// resumeForGood takes all breakpoints away and lets the component run. Each
-// step is tried whatever came of the one before.
-func (s *session) resumeForGood(ctx context.Context, b *backend, set breakpoints, halted bool) {
+// resumeForGood takes all breakpoints away and lets the component run, unless it is
+// halted and handed over. Each step is tried whatever came of the one before.
+func (s *session) resumeForGood(ctx context.Context, b *backend, set breakpoints, halted, handOver bool) {
 	try := func(r request) {
 		if _, err := s.ask(ctx, b, r); err != nil {
 			s.log.Debug("leaving the component running", "request", r.command, "error", err)
@@ -63,7 +63,9 @@ func (s *session) resumeForGood(ctx context.Context, b *backend, set breakpoints
 	for _, r := range set.clearing() {
 		try(r)
 	}
-	try(request{"continue", map[string]any{"threadId": 0}})
+	if !halted || !handOver {
+		try(request{"continue", map[string]any{"threadId": 0}})
+	}
 }
 
 // awaitHalt waits until Delve has told that the component is stopped.

@@ -99,6 +99,9 @@ func (l *link) next() ([]byte, error) {
 // sendOptions are how a message enters the queue.
 type sendOptions struct {
 	requestSeq int64
+	// seq, if not 0, is the message's number instead of the next one: it is passed
+	// on for somebody who counts himself.
+	seq int64
 	// limit is how full the queue may be; 0 means queueLimit. Into an empty
 	// queue everything fits.
 	limit int
@@ -135,14 +138,18 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 	if l.err != nil {
 		return l.err
 	}
-	l.seq++
+	seq := o.seq
+	if seq == 0 {
+		l.seq++
+		seq = l.seq
+	}
 	if o.assigned != nil {
-		o.assigned(l.seq)
+		o.assigned(seq)
 	}
 	logFrame(l.log, "to "+l.name, msg, env)
 	var frame []byte
 	if l.direct != nil && l.queued == 0 && len(msg) <= directLimit {
-		l.scratch = appendMessage(l.scratch[:0], msg, env, l.seq, o.requestSeq)
+		l.scratch = appendMessage(l.scratch[:0], msg, env, seq, o.requestSeq)
 		l.recordSent(l.scratch)
 		n := writeNow(l.direct, l.scratch)
 		if n == len(l.scratch) {
@@ -151,7 +158,7 @@ func (l *link) send(ctx context.Context, msg []byte, env *envelope, o sendOption
 		// The writer does the rest, and finds out if there was an error.
 		frame = append(frame, l.scratch[n:]...)
 	} else {
-		frame = appendMessage(nil, msg, env, l.seq, o.requestSeq)
+		frame = appendMessage(nil, msg, env, seq, o.requestSeq)
 		l.recordSent(frame)
 	}
 	l.queue = append(l.queue, frame)

@@ -135,7 +135,7 @@ func jsonType(kind string) string {
 		return "string"
 	case "[]string":
 		return "list of strings"
-	case "map[string]string", "map[string]*string", "json.RawMessage":
+	case "*ChildRef", "map[string]string", "map[string]*string", "json.RawMessage":
 		return "object"
 	case "Target":
 		return "string or object"

@@ -22,6 +22,14 @@ type Config struct {
 	// belongs to whoever made it.
 	Session Session
 
+	// Seat is that of Session. Whoever else lets debuggers to it takes the same.
+	// Default: one that nobody else knows.
+	Seat *Seat
+
+	// TakeOver lets every client displace the one that has Session. Default:
+	// only those do whose configuration says so.
+	TakeOver bool
+
 	// Logger gets every frame at debug level. Default: nothing is logged.
 	Logger *slog.Logger
 
@@ -51,8 +59,8 @@ type Server struct {
 	log      *slog.Logger
 	requests map[string]handler
 
-	mu     sync.Mutex // guards holder
-	holder *session   // the client that has cfg.Session, if any
+	mu      sync.Mutex         // guards members
+	members map[string]*member // the children that clients can attach to, by token
 }
 
 // New returns a Server. It starts nothing.
@@ -69,7 +77,10 @@ func New(cfg Config) *Server {
 			*timeout = def
 		}
 	}
-	return &Server{cfg: cfg, log: cfg.Logger, requests: requests()}
+	if cfg.Seat == nil {
+		cfg.Seat = &Seat{}
+	}
+	return &Server{cfg: cfg, log: cfg.Logger, requests: requests(), members: map[string]*member{}}
 }
 
 // Serve accepts clients until ctx ends, and returns after all of them have
@@ -112,25 +123,8 @@ func (srv *Server) ServeConn(ctx context.Context, conn io.ReadWriteCloser) error
 	return s.serve(ctx)
 }
 
-// claim gives the shared session to s.
-func (srv *Server) claim(s *session) error {
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.holder != nil && srv.holder != s {
-		return &requestError{idInUse, "Session in use",
-			fmt.Sprintf("the session of %s is in use by %s: disconnect it there first", srv.cfg.Session.Name(), srv.holder.peer), true}
-	}
-	srv.holder = s
-	return nil
-}
-
-func (srv *Server) unclaim(s *session) {
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	if srv.holder == s {
-		srv.holder = nil
-	}
-}
+// anotherClient is one that comes from no address.
+const anotherClient = "another client"
 
 // peerName is how a client is called in messages to another one.
 func peerName(conn io.ReadWriteCloser) string {
@@ -139,7 +133,7 @@ func peerName(conn io.ReadWriteCloser) string {
 			return name
 		}
 	}
-	return "another client"
+	return anotherClient
 }
 
 // asRequestError gives an error without an id the given one.

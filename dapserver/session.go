@@ -26,6 +26,10 @@ type session struct {
 	log    *slog.Logger
 	peer   string // how the client is called in messages to others
 	editor *link
+	// relayed says that the client is at another process, which has joined.
+	relayed bool
+	// dismissals end the client's session from outside; it has room for them.
+	dismissals chan dismissal
 	// workers are the requests that are handled in goroutines of their own.
 	workers sync.WaitGroup
 
@@ -34,7 +38,7 @@ type session struct {
 }
 
 func newSession(srv *Server, conn io.ReadWriteCloser) *session {
-	s := &session{srv: srv, peer: peerName(conn)}
+	s := &session{srv: srv, peer: peerName(conn), dismissals: make(chan dismissal, 2)}
 	s.log = srv.log.With("client", s.peer)
 	s.editor = newLink("editor", conn, srv.cfg.StallTimeout, s.log)
 	s.editor.record = s.recorder()
@@ -77,16 +81,22 @@ func (s *session) serve(ctx context.Context) (err error) {
 	}()
 
 	reading := true
-	select {
-	case err = <-read:
-		reading = false
-	case <-s.editor.closed:
-		// The client doesn't read any more. Its last words don't matter, and
-		// a Read of stdin may not notice that it was closed.
-		err = s.editor.cause()
-	case <-ctx.Done():
-		_ = s.output(ctx, Console, "kubedelve is ending this session\n", nil)
-		err = context.Cause(ctx)
+	for done := false; !done; {
+		select {
+		case err = <-read:
+			reading, done = false, true
+		case d := <-s.dismissals:
+			release := s.interrupt(&handling)
+			done = s.onDismissal(ctx, d)
+			release()
+		case <-s.editor.closed:
+			// The client doesn't read any more. Its last words don't matter, and
+			// a Read of stdin may not notice that it was closed.
+			err, done = s.editor.cause(), true
+		case <-ctx.Done():
+			_ = s.output(ctx, Console, "kubedelve is ending this session\n", nil)
+			err, done = context.Cause(ctx), true
+		}
 	}
 	handling.Lock()
 	left = true
@@ -101,6 +111,7 @@ func (s *session) serve(ctx context.Context) (err error) {
 			err = closeErr
 		}
 	}
+	s.part()
 	s.tellEnd(context.WithoutCancel(ctx))
 	s.editor.drain(2 * time.Second)
 	s.editor.close()
@@ -133,6 +144,11 @@ func (s *session) fromEditor(ctx context.Context, raw []byte) (done bool) {
 	}
 	logFrame(s.log, "from editor", raw, &env)
 	m := message{raw, env}
+	var j *joined
+	s.update(func(st *state) { j = st.joined })
+	if j != nil && s.toParent(ctx, j, m) {
+		return false
+	}
 	switch env.kind {
 	case "request":
 		return s.onRequest(ctx, m)
@@ -221,16 +237,20 @@ func (s *session) forward(ctx context.Context, m message) {
 	}
 }
 
-// onReverseResponse passes on the client's answer to a request of Delve's.
+// onReverseResponse takes the client's answer to a request of Delve's or ours.
 func (s *session) onReverseResponse(ctx context.Context, m message) {
 	var to reverseRequest
 	s.update(func(st *state) {
 		to = st.reverse[m.env.requestSeq]
 		delete(st.reverse, m.env.requestSeq)
-		if st.backend != to.backend {
+		if st.backend != to.backend && to.answer == nil {
 			to = reverseRequest{}
 		}
 	})
+	if to.answer != nil {
+		to.answer <- m
+		return
+	}
 	if to.backend == nil {
 		s.log.Warn("ignoring a response that nobody waits for", "command", m.env.command, "request_seq", m.env.requestSeq)
 		return

@@ -215,7 +215,7 @@ func TestSecondClientIsToldWhoHasTheSession(t *testing.T) {
 	second := connectTo(context.Background(), t, srv)
 	second.initialize()
 	second.AttachRequest(map[string]any{"mode": "remote"})
-	wantError(second, idInUse, "fixture is in use by "+first.conn.LocalAddr().String())
+	wantError(second, idInUse, "fixture is in use by a DAP client ("+first.conn.LocalAddr().String()+") since ")
 	first.disconnect()
 	// It may try again on the same connection.
 	second.AttachRequest(map[string]any{"mode": "remote"})

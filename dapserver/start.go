@@ -32,11 +32,14 @@ func (s *session) onStart(ctx context.Context, m message) {
 		refuse(err)
 		return
 	}
-	if s.srv.cfg.Session != nil {
-		if err := s.srv.claim(s); err != nil {
-			refuse(err)
-			return
-		}
+	child, joining, err := s.childOf(cfg)
+	switch {
+	case err != nil:
+		refuse(err)
+		return
+	case joining:
+		s.join(ctx, m, cfg.Child)
+		return
 	}
 	title := "Debugging"
 	if cfg.Target.Name != "" {
@@ -46,9 +49,16 @@ func (s *session) onStart(ctx context.Context, m message) {
 	st := &start{
 		request: request, seq: m.env.seq, config: cfg, cancel: cancel,
 		progress:   newProgress(ctx, s, request, m.env.seq, title),
-		owned:      request == "launch" && s.srv.cfg.Session == nil,
 		done:       make(chan struct{}),
 		outputDone: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{}),
+	}
+	switch {
+	case child != nil:
+		st.member, st.config, st.seat = child, child.config(cfg), &child.seat
+	case s.srv.cfg.Session != nil:
+		st.seat = s.srv.cfg.Seat
+	default:
+		st.owned = request == "launch"
 	}
 	s.update(func(state *state) { state.phase, state.start = phaseStarting, st })
 	go s.runStart(ctx, startCtx, st, refuse)
@@ -60,6 +70,9 @@ func (s *session) runStart(ctx, startCtx context.Context, st *start, refuse func
 	defer close(st.done)
 	defer st.cancel()
 	err := s.tryStart(ctx, startCtx, st)
+	if err == nil {
+		s.raise(ctx, st)
+	}
 	if err == nil || !s.claimAnswer(st) {
 		return // if it was given up right after the answer, shutdown cleans up
 	}
@@ -94,7 +107,12 @@ func (s *session) tryStart(ctx, startCtx context.Context, st *start) (err error)
 			err = &requestError{idInternal, "Internal error", fmt.Sprint(p), false}
 		}
 	}()
+	if err := s.sit(startCtx, st); err != nil {
+		return err
+	}
 	switch cfg := s.srv.cfg; {
+	case st.member != nil:
+		st.target = st.member.child.Session
 	case cfg.Session != nil:
 		st.target = cfg.Session
 	case st.request == "launch":
@@ -187,6 +205,7 @@ func (s *session) cancelStart() {
 type leaving struct {
 	terminate bool // asked to end a session that it does not own
 	suspend   bool // asked to leave the component halted
+	handOver  bool // another debugger comes: a halted component stays so
 }
 
 // shutdown ends whatever runs for the client. It is idempotent.
@@ -223,8 +242,8 @@ func (s *session) release(ctx context.Context, st *start, how leaving) error {
 }
 
 func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err error) {
-	if s.srv.cfg.Session != nil {
-		defer s.srv.unclaim(s) // after the connection to Delve is really closed
+	if st.unseat != nil {
+		defer st.unseat() // after the connection to Delve is really closed
 	}
 	if st.target == nil {
 		return nil
@@ -232,7 +251,8 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 	outer := ctx // for the client: if this is over and it doesn't read, it isn't waited for
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.srv.cfg.CloseTimeout)
 	defer cancel()
-	end := st.owned || how.terminate && s.srv.cfg.Session == nil
+	st.family.end(ctx)
+	end := st.owned || how.terminate && st.seat == nil
 	var p *progress
 	if end {
 		p = newProgress(outer, s, "end", st.seq, "Ending the debug session")

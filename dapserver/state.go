@@ -43,18 +43,24 @@ type state struct {
 	// onHalt, if not nil, is closed when the component stops.
 	onHalt chan struct{}
 	// reverse has the requests of Delve that the client has not yet answered,
-	// by the number under which the client got them.
+	// by the number under which the client got them, and ours.
 	reverse map[int64]reverseRequest
 	// working are the requests that are handled in goroutines of their own, by
 	// the client's number. The function cancels one.
 	working map[int64]context.CancelFunc
+	// joined is the way to the process that has the client's session, if that is
+	// another one.
+	joined *joined
 	// exitTold and endTold say that the client has got exited and terminated.
 	exitTold, endTold bool
 }
 
 // client is what the client said about itself.
 type client struct {
-	progress bool
+	// name is what others are told; empty if it has said none.
+	name string
+	// progress and startDebugging are what it can do.
+	progress, startDebugging bool
 	// arguments of initialize, for Delve.
 	arguments json.RawMessage
 }
@@ -65,9 +71,20 @@ type message struct {
 	env envelope
 }
 
+// reverseRequest is a request to the client: Delve's, or ours if answer is set.
 type reverseRequest struct {
 	backend *backend
 	seq     int64
+	// answer gets the response; it has room for it.
+	answer chan message
+}
+
+// expect notes that the client has to answer a request.
+func (st *state) expect(seq int64, r reverseRequest) {
+	if st.reverse == nil {
+		st.reverse = map[int64]reverseRequest{}
+	}
+	st.reverse[seq] = r
 }
 
 // start is one launch or attach. Its fields don't change once the start is in
@@ -86,6 +103,14 @@ type start struct {
 	target Session
 	// owned says that the session ends with the client.
 	owned bool
+	// member is the child that this is about; nil for all others.
+	member *member
+	// seat is what the client has to have; nil if nobody else could want it.
+	seat *Seat
+	// unseat leaves the seat; nil if it was not taken. It and family, the child
+	// sessions, are written before done is closed.
+	unseat func()
+	family *family
 
 	// answered says that the request has its answer; guarded by session.mu.
 	answered bool
