@@ -13,4 +13,10 @@
 //   - kubedelve: through a process with package dapserver
 //
 // Each has a Delve and a component of its own, so that none waits for another's.
+//
+// # Output
+//
+// "kubedelve dap" runs a component that writes numbered lines to stdout and stderr
+// as fast as it can, while the editor asks for threads now and then: what is lost or
+// out of order is an error.
 package main

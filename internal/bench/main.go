@@ -46,6 +46,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	flags.IntVar(&b.rounds, "rounds", 300, "how often each request is made on each way in a run, at least")
 	flags.DurationVar(&b.atLeast, "time", time.Second, "for how long, at least")
 	flags.BoolVar(&b.large, "large", false, "also with a component of the size of a Kubernetes controller (its first build takes a minute)")
+	flags.IntVar(&b.megabytes, "output", 500, "how many megabytes of output a component writes")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -69,6 +70,8 @@ type bench struct {
 	rounds  int
 	atLeast time.Duration
 	large   bool
+
+	megabytes int
 }
 
 func (b *bench) run(ctx context.Context) error {
@@ -84,7 +87,7 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return b.output(ctx)
 }
 
 // root is the repository that this was compiled from.
