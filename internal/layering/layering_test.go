@@ -116,9 +116,9 @@ var rules = []rule{
 	},
 	{
 		of:     module + "/...",
-		except: []string{module + "/internal/testcluster", module + "/internal/demo"},
+		except: []string{module + "/internal/testcluster", module + "/internal/demo", module + "/internal/bench"},
 		ban:    []string{module + "/internal/testcluster", module + "/internal/editor", module + "/internal/demo"},
-		reason: "they are for tests and the demo",
+		reason: "they are for tests, the demo and the benchmarks",
 	},
 	{
 		of:     module + "/...",
