@@ -222,7 +222,12 @@ func (l *runner) onBuilt(ctx context.Context, b result) {
 		return // another one has its place
 	}
 	l.building = nil
-	if b.err != nil {
+	switch {
+	case b.err == nil:
+	case !errors.Is(b.err, ErrCancelled) && l.watcher != nil && l.watcher.Check():
+		l.build(ctx, b.job, "saved again") // it may have read a file that was being written
+		return
+	default:
 		l.buildFailed(b.job, b.err)
 		return
 	}

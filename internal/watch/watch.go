@@ -59,7 +59,7 @@ const (
 // Watcher watches one Set at a time. Its methods may be called from any goroutine.
 type Watcher struct {
 	options Options
-	kick    chan struct{} // holds one if Watch has found changes
+	kick    chan struct{} // holds one if changes were found that run doesn't know of
 	stop    chan struct{}
 	done    sync.WaitGroup
 	closing sync.Once
@@ -107,14 +107,28 @@ func New(o Options) *Watcher {
 func (w *Watcher) Watch(s Set) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, path := range w.tree.reset(s) {
+	w.note(w.tree.reset(s))
+	w.dropFolders()
+}
+
+// Check compares all files now, and reports whether one has changed that was not told
+// yet: it is being saved. It is told when the saving is over.
+func (w *Watcher) Check() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.note(w.tree.scanAll(false))
+	return len(w.changed) > 0
+}
+
+// note makes run tell of files. The caller holds mu.
+func (w *Watcher) note(paths []string) {
+	for _, path := range paths {
 		w.changed[path] = true
 	}
-	w.dropFolders()
 	if len(w.changed) > 0 {
 		select {
 		case w.kick <- struct{}{}:
-		default:
+		default: // it will look anyway
 		}
 	}
 }

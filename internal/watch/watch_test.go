@@ -110,7 +110,7 @@ func (w *watched) quiet() {
 	w.changed("zz_mark.go")
 }
 
-// Each editor's way of saving, as strace shows it.
+// Each editor's way of saving, as its events or its documentation tell.
 func TestEveryEditorsSaveIsOneChange(t *testing.T) {
 	t.Parallel()
 	inPlace := func(w *watched, name, content string) {
@@ -350,6 +350,24 @@ func TestNothingIsMissedWhenTheSetChanges(t *testing.T) {
 	w.write("other.go", "package main // nobody cares\n")
 	w.write("main.go", "package main // 2\n")
 	w.changed("main.go")
+}
+
+// What is being saved is noticed at once by who asks.
+func TestCheckFindsWhatIsNotToldYet(t *testing.T) {
+	t.Parallel()
+	w := start(t, Options{Quiet: 300 * time.Millisecond})
+	if w.Check() {
+		t.Error("something has changed before anything was done")
+	}
+	w.write("main.go", "")
+	if !w.Check() {
+		t.Error("a file that was emptied has not changed")
+	}
+	w.write("main.go", "package main // 1\n")
+	w.changed("main.go")
+	if w.Check() {
+		t.Error("what was told is found again")
+	}
 }
 
 // More events than the kernel keeps, while nobody takes them: all is compared.
