@@ -51,7 +51,28 @@ It prints a local address for debuggers, holds until Ctrl-C, and then puts
 everything back. The address speaks DAP and Delve's JSON-RPC: connect with VS Code
 (request "attach", mode "remote"), GoLand (Go Remote), or "dlv connect ADDRESS".
 
-The program's arguments are those that the container has, unless others follow --.`,
+The program's arguments are those that the container has, unless others follow --.
+
+When a file that the program is built of is saved, it is built again and swapped in,
+in the same place, while the old one goes on until the new one is there; see
+--hot-reload. A debugger that speaks DAP stays connected and keeps its breakpoints;
+one that speaks JSON-RPC (GoLand, dlv) ends with the program that it is connected to,
+and connects again.
+
+With -o json each line of standard output is an object with the members event, seconds
+(since the start) and, mostly, text. The events are
+
+  stage, detail, note   what is being done, and what was found out
+  ready                 debuggers can connect: listen, session, place, tunnel
+  serving               requests go to the program, or why not
+  rebuilding            a file was saved
+  build-error           what the compiler says: file, line, column
+  failed, unchanged     what was saved is not swapped in, since there is nothing
+                        new or it does not compile: the old program goes on
+  swapped               the new program is there: took (seconds)
+  lost, back            the way to the program was lost and is there again: took
+  exited                the program ended by itself: code
+  restored              all is as it was; the last one`,
 		Example: `  kubedelve debug deploy/web --program ./cmd/web
   kubedelve debug deploy/web -c app --program ./cmd/web --tags dev -- --verbose
   kubedelve debug local --program . --stop-on-entry`,

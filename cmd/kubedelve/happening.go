@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,9 +102,9 @@ func (c *console) happened(h happening) {
 	}
 	switch {
 	case h.event == string(reload.Rebuilding):
-		e.Text = h.title
+		e.Text = strings.ToLower(h.title[:1]) + h.title[1:]
 		if h.stage != "" {
-			e.Text = fmt.Sprintf("%s: %s", h.title, h.stage)
+			e.Text += ": " + h.stage
 		}
 	case h.text == "" && h.stage == "":
 		return

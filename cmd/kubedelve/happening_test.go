@@ -61,7 +61,7 @@ func TestTheConsoleShowsWhatHappens(t *testing.T) {
 		newConsole(formatText, nil, &text).happened(h)
 		newConsole(formatJSON, &objects, nil).happened(h)
 	}
-	for _, want := range []string{"Rebuilding ./web: main.go saved\n", "/x/main.go:4:2: no\n", "it does not compile\n", "swapped in 1.5 s\n", "it has ended\n"} {
+	for _, want := range []string{"rebuilding ./web: main.go saved\n", "/x/main.go:4:2: no\n", "it does not compile\n", "swapped in 1.5 s\n", "it has ended\n"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the text is\n%s, want %q in it", &text, want)
 		}
@@ -77,7 +77,7 @@ func TestTheConsoleShowsWhatHappens(t *testing.T) {
 	}
 	code := 3
 	want := []event{
-		{Event: "rebuilding", Text: "Rebuilding ./web: main.go saved"},
+		{Event: "rebuilding", Text: "rebuilding ./web: main.go saved"},
 		{Event: "build-error", Text: "/x/main.go:4:2: no", File: "/x/main.go", Line: 4, Column: 2},
 		{Event: "failed", Text: "it does not compile"},
 		{Event: "swapped", Text: "swapped in 1.5 s", Took: 1.5},

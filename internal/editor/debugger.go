@@ -15,21 +15,15 @@ import (
 // Debugger is a debug session as the user of an editor has it.
 type Debugger struct {
 	*Client
-	thread int // that stopped last
-}
-
-// Breakpoint is a line that the user marked.
-type Breakpoint struct {
-	Path      string // of a local file
-	Line      int
-	Condition string // empty: always
+	thread int          // that stopped last
+	marks  map[int]mark // the breakpoints, by id
 }
 
 // Start sends what an editor sends to begin: request is "launch" or "attach" and
 // config its configuration. It returns when the component is on its way, with all
 // breakpoints verified, and with the times when that was so.
 func Start(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any, breakpoints ...Breakpoint) (d *Debugger, armed time.Time, err error) {
-	d = &Debugger{Client: New(conn)}
+	d = &Debugger{Client: New(conn), marks: map[int]mark{}}
 	if err := d.initialize(ctx); err != nil {
 		return d, armed, err
 	}
@@ -85,30 +79,6 @@ func (d *Debugger) awaitInitialized(ctx context.Context, answer *Answer) error {
 	return err
 }
 
-// SetBreakpoints replaces the breakpoints of the files named, and fails unless the
-// adapter verifies each at its line.
-func (d *Debugger) SetBreakpoints(ctx context.Context, breakpoints ...Breakpoint) error {
-	files := map[string][]dap.SourceBreakpoint{}
-	for _, b := range breakpoints {
-		files[b.Path] = append(files[b.Path], dap.SourceBreakpoint{Line: b.Line, Condition: b.Condition})
-	}
-	for path, lines := range files {
-		var set dap.SetBreakpointsResponseBody
-		if err := d.Call(ctx, "setBreakpoints", dap.SetBreakpointsArguments{Source: dap.Source{Path: path}, Breakpoints: lines}, &set); err != nil {
-			return err
-		}
-		for i, b := range set.Breakpoints {
-			if !b.Verified || b.Line != lines[i].Line {
-				return fmt.Errorf("the breakpoint %s:%d is not verified: line %d, %q", path, lines[i].Line, b.Line, b.Message)
-			}
-		}
-		if len(set.Breakpoints) != len(lines) {
-			return fmt.Errorf("%d breakpoints were set in %s, %d were asked for", len(set.Breakpoints), path, len(lines))
-		}
-	}
-	return nil
-}
-
 // AwaitOutput waits for an output event with the text.
 func (d *Debugger) AwaitOutput(ctx context.Context, text string) (Event, error) {
 	e, err := d.Find(ctx, "output", func(body json.RawMessage) bool {
@@ -119,6 +89,18 @@ func (d *Debugger) AwaitOutput(ctx context.Context, text string) (Event, error) 
 		err = fmt.Errorf("no output %q: %w", text, err)
 	}
 	return e, err
+}
+
+// AwaitProgress waits until something begins whose title has the text.
+func (d *Debugger) AwaitProgress(ctx context.Context, title string) error {
+	_, err := d.Find(ctx, "progressStart", func(body json.RawMessage) bool {
+		var start dap.ProgressStartEventBody
+		return json.Unmarshal(body, &start) == nil && strings.Contains(start.Title, title)
+	})
+	if err != nil {
+		err = fmt.Errorf("no progress %q: %w", title, err)
+	}
+	return err
 }
 
 // AwaitStop waits until the component stops, for the reason.
@@ -193,6 +175,12 @@ func (d *Debugger) Set(ctx context.Context, reference int, name, value string) e
 // Continue lets the component go on.
 func (d *Debugger) Continue(ctx context.Context) error {
 	return d.Call(ctx, "continue", dap.ContinueArguments{ThreadId: d.thread}, nil)
+}
+
+// Restart is the editor's restart button; config is the launch configuration as it is
+// now.
+func (d *Debugger) Restart(ctx context.Context, config map[string]any) error {
+	return d.Call(ctx, "restart", map[string]any{"arguments": config}, nil)
 }
 
 // Disconnect ends the session as the editor's stop button does, and returns when

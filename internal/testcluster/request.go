@@ -102,17 +102,23 @@ func (t *Traffic) Pause() { t.pausing.Lock() }
 // Resume goes on after Pause.
 func (t *Traffic) Resume() { t.pausing.Unlock() }
 
-// Stop ends it, and fails unless all requests were answered, and several.
-func (t *Traffic) Stop() (answers int, err error) {
+// End ends it, and returns how many requests were answered, and how the others failed.
+func (t *Traffic) End() (answers int, failures []string) {
 	t.stop()
 	t.ended.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.failures) > 0 {
-		return t.answers, fmt.Errorf("%d of %d requests failed:\n%s", len(t.failures), t.answers+len(t.failures), strings.Join(t.failures, "\n"))
+	return t.answers, t.failures
+}
+
+// Stop ends it, and fails unless all requests were answered, and several.
+func (t *Traffic) Stop() (answers int, err error) {
+	answers, failures := t.End()
+	if len(failures) > 0 {
+		return answers, fmt.Errorf("%d of %d requests failed:\n%s", len(failures), answers+len(failures), strings.Join(failures, "\n"))
 	}
-	if t.answers < 3 {
-		return t.answers, fmt.Errorf("only %d requests were sent", t.answers)
+	if answers < 3 {
+		return answers, fmt.Errorf("only %d requests were sent", answers)
 	}
-	return t.answers, nil
+	return answers, nil
 }
