@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -66,6 +67,136 @@ func TestRelayChangesNothing(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// wire is a connection that remembers what went over it.
+type wire struct {
+	halfCloser
+	mu            sync.Mutex // guards all below
+	read, written bytes.Buffer
+}
+
+// halfCloser has no more methods, so that all bytes go through Read and Write.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.halfCloser.Read(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.read.Write(p[:n])
+	return n, err
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	n, err := w.halfCloser.Write(p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written.Write(p[:n])
+	return n, err
+}
+
+// A real Delve gets every byte of the editor's and the editor every one of Delve's,
+// with the numbers that they gave; also what makes Delve hang up.
+func TestRelayWithDelve(t *testing.T) {
+	checkLeaks(t)
+	d := startDelve(t)
+	conn, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delve := &wire{halfCloser: conn.(*net.TCPConn)}
+	client, served := tcpPair(t)
+	editor := &wire{halfCloser: client}
+	done := make(chan error, 1)
+	go func() { done <- Relay(context.Background(), served, delve) }()
+
+	r := newFrameReader(editor)
+	seq := 4711
+	// ask sends a request as nobody else writes it, and returns its answer.
+	ask := func(command, arguments string) envelope {
+		t.Helper()
+		seq += 7
+		content := fmt.Sprintf(`{ "arguments" : %s, "command":%q,"new":[1.50],"type":"request","seq":%d}`, arguments, command, seq)
+		if _, err := io.WriteString(editor, frame(content)); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			msg, err := r.next()
+			if err != nil {
+				t.Fatalf("%s: %v", command, err)
+			}
+			env, err := parseEnvelope(msg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if env.kind == "response" {
+				if env.requestSeq != int64(seq) || !env.success || env.command != command {
+					t.Fatalf("the answer to %s, number %d, is %s", command, seq, msg)
+				}
+				return env
+			}
+		}
+	}
+	ask("initialize", `{"adapterID":"x","pathFormat":"path","linesStartAt1":true,"columnsStartAt1":true}`)
+	ask("attach", `{"mode":"remote","stopOnEntry":true}`)
+	ask("setBreakpoints", fmt.Sprintf(`{"source":{"path":%q},"breakpoints":[{"line":%d}]}`, fixtureSource(t), fixtureLine(t, "work")))
+	ask("configurationDone", `{}`)
+	ask("threads", `{}`)
+	ask("evaluate", `{"expression":"\"`+strings.Repeat("x", 1<<20)+`\""}`)
+	// What is no DAP reaches Delve, too, which hangs up; so does the relay.
+	if _, err := io.WriteString(editor, "GET / HTTP/1.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, editor); err != nil {
+		t.Errorf("the end of Delve's stream comes as %v", err)
+	}
+	editor.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(editor.written.Bytes(), delve.written.Bytes()) || !bytes.Equal(editor.read.Bytes(), delve.read.Bytes()) {
+		t.Errorf("the editor wrote %d bytes and Delve got %d; Delve wrote %d and the editor got %d, and they are not the same",
+			editor.written.Len(), delve.written.Len(), delve.read.Len(), editor.read.Len())
+	}
+}
+
+// Each end is passed on while the other side still has something to say, and before
+// it says it: here that is what it waits for.
+func TestRelayPassesEndsOnAtOnce(t *testing.T) {
+	for name, swap := range map[string]bool{"editor first": false, "Delve first": true} {
+		t.Run(name, func(t *testing.T) {
+			checkLeaks(t)
+			first, a := tcpPair(t)
+			second, b := tcpPair(t)
+			editor, delve := a, b
+			if swap {
+				editor, delve = b, a
+			}
+			done := make(chan error, 1)
+			go func() { done <- Relay(context.Background(), editor, delve) }()
+			io.WriteString(first, "last words")
+			first.CloseWrite()
+			if got, err := io.ReadAll(second); err != nil || string(got) != "last words" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			select {
+			case err := <-done:
+				t.Fatalf("Relay has returned while one side is open: %v", err)
+			default:
+			}
+			io.WriteString(second, "a late answer")
+			second.CloseWrite()
+			if got, err := io.ReadAll(first); err != nil || string(got) != "a late answer" {
+				t.Errorf("got %q, %v", got, err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"time"
 
@@ -19,13 +18,19 @@ const patience = 2 * time.Minute
 // client is a debugger's client that does as little as can be, so that what is
 // measured is the way and not the client. It has one request at a time.
 type client struct {
-	conn net.Conn
+	conn connected
 	r    *bufio.Reader
 	seq  int
 	out  []byte
 }
 
-func newClient(conn net.Conn) *client {
+// connected is a connection, or a process's pipes.
+type connected interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
+func newClient(conn connected) *client {
 	return &client{conn: conn, r: bufio.NewReaderSize(conn, 256<<10)}
 }
 
@@ -40,13 +45,9 @@ type request struct {
 // do sends a request and returns how long it took until the last byte of what ends
 // it was there, and that message's body.
 func (c *client) do(r request) (time.Duration, json.RawMessage, error) {
-	arguments, err := json.Marshal(r.arguments)
-	if err != nil {
+	if err := c.frame(r.command, r.arguments); err != nil {
 		return 0, nil, err
 	}
-	c.seq++
-	content := fmt.Appendf(nil, `{"seq":%d,"type":"request","command":%q,"arguments":%s}`, c.seq, r.command, arguments)
-	c.out = append(fmt.Appendf(c.out[:0], "Content-Length: %d\r\n\r\n", len(content)), content...)
 	_ = c.conn.SetDeadline(time.Now().Add(patience))
 	answer := fmt.Appendf(nil, `"request_seq":%d,`, c.seq)
 	event := fmt.Appendf(nil, `"event":%q`, r.event)
@@ -74,6 +75,27 @@ func (c *client) do(r request) (time.Duration, json.RawMessage, error) {
 			return took, m.Body, err
 		}
 	}
+}
+
+// frame makes a request in c.out.
+func (c *client) frame(command string, arguments any) error {
+	raw, err := json.Marshal(arguments)
+	if err != nil {
+		return err
+	}
+	c.seq++
+	content := fmt.Appendf(nil, `{"seq":%d,"type":"request","command":%q,"arguments":%s}`, c.seq, command, raw)
+	c.out = append(fmt.Appendf(c.out[:0], "Content-Length: %d\r\n\r\n", len(content)), content...)
+	return nil
+}
+
+// send sends a request, whose answer is for next to read.
+func (c *client) send(command string, arguments any) error {
+	if err := c.frame(command, arguments); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(c.out)
+	return err
 }
 
 // next reads a message; it is valid until the next call.

@@ -12,5 +12,18 @@
 //     that anything in between can cost
 //   - kubedelve: through a process with package dapserver
 //
-// Each has a Delve and a component of its own, so that none waits for another's.
+// and on a cluster, which is found or made as for the end-to-end tests (package
+// testcluster), to pods that are alike:
+//
+//   - pod's address: a TCP connection to the pod, where that is possible
+//   - port-forward: as kubectl does it, SPDY in a WebSocket, or SPDY alone
+//   - kubedelve: "kubedelve debug", that is dapserver, the tunnel and the agent
+//
+// Each way has a Delve and a component of its own, so that none waits for another's.
+//
+// # Output
+//
+// "kubedelve dap" runs a component that writes numbered lines to stdout and stderr
+// as fast as it can, while the editor asks for threads now and then: what is lost or
+// out of order is an error.
 package main

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -36,8 +37,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	if len(args) == 2 && (args[0] == "proxy" || args[0] == "kubedelve") {
+	switch { // processes of a run
+	case len(args) == 2 && (args[0] == "proxy" || args[0] == "kubedelve"):
 		return between(ctx, args[0], args[1], stdout)
+	case len(args) == 4 && (args[0] == "port-forward" || args[0] == "SPDY"):
+		return forward(ctx, args[0], args[1], args[2], args[3], stdout)
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -46,6 +50,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	flags.IntVar(&b.rounds, "rounds", 300, "how often each request is made on each way in a run, at least")
 	flags.DurationVar(&b.atLeast, "time", time.Second, "for how long, at least")
 	flags.BoolVar(&b.large, "large", false, "also with a component of the size of a Kubernetes controller (its first build takes a minute)")
+	flags.IntVar(&b.megabytes, "output", 500, "how many megabytes of output a component writes")
+	flags.StringVar(&b.parts, "parts", "requests,output,pods", "what to measure")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -69,22 +75,43 @@ type bench struct {
 	rounds  int
 	atLeast time.Duration
 	large   bool
+	parts   string
+
+	megabytes int
 }
 
 func (b *bench) run(ctx context.Context) error {
 	if err := b.goBuild(ctx, "delve", "./internal/bench/delve"); err != nil {
 		return err
 	}
-	components := []string{"small"}
-	if b.large {
-		components = append(components, "large")
+	if strings.Contains(b.parts, "requests") {
+		for _, component := range b.components() {
+			if err := b.relays(ctx, component); err != nil {
+				return err
+			}
+		}
 	}
-	for _, component := range components {
-		if err := b.relays(ctx, component); err != nil {
+	if strings.Contains(b.parts, "output") {
+		if err := b.output(ctx); err != nil {
 			return err
 		}
 	}
+	if strings.Contains(b.parts, "pods") {
+		return b.cluster(ctx)
+	}
 	return nil
+}
+
+func (b *bench) components() []string {
+	if b.large {
+		return []string{"small", "large"}
+	}
+	return []string{"small"}
+}
+
+// buildComponent builds one as kubedelve does.
+func (b *bench) buildComponent(ctx context.Context, component string) error {
+	return b.goBuild(ctx, component, "./internal/bench/testdata/"+component, "-gcflags=all=-N -l", "-ldflags=-compressdwarf=false")
 }
 
 // root is the repository that this was compiled from.
@@ -122,7 +149,7 @@ func marked() (path string, line int, err error) {
 
 // relays compares the ways to a Delve on this machine.
 func (b *bench) relays(ctx context.Context, component string) error {
-	if err := b.goBuild(ctx, component, "./internal/bench/testdata/"+component, "-gcflags=all=-N -l", "-ldflags=-compressdwarf=false"); err != nil {
+	if err := b.buildComponent(ctx, component); err != nil {
 		return err
 	}
 	info, err := os.Stat(b.path(component))

@@ -63,6 +63,11 @@ var rules = []rule{
 		reason: "it makes any byte stream private to two holders of keys",
 	},
 	{
+		of:     module + "/internal/resumable",
+		only:   []string{"std"},
+		reason: "it is about byte streams, whoever carries them",
+	},
+	{
 		of:     module + "/internal/agentapi",
 		ban:    []string{"k8s.io/...", "github.com/go-delve/...", module + "/kubelaunch", module + "/internal/agent"},
 		reason: "both halves share it",
@@ -111,9 +116,9 @@ var rules = []rule{
 	},
 	{
 		of:     module + "/...",
-		except: []string{module + "/internal/testcluster", module + "/internal/demo"},
+		except: []string{module + "/internal/testcluster", module + "/internal/demo", module + "/internal/bench"},
 		ban:    []string{module + "/internal/testcluster", module + "/internal/editor", module + "/internal/demo"},
-		reason: "they are for tests and the demo",
+		reason: "they are for tests, the demo and the benchmarks",
 	},
 	{
 		of:     module + "/...",

@@ -110,34 +110,39 @@ func (c *Cluster) recognise(ctx context.Context) string {
 }
 
 // provide sees to it that the images are there.
-func (c *Cluster) provide(ctx context.Context) error {
+func (c *Cluster) provide(ctx context.Context) (err error) {
 	images, shellErr := c.Programs.Images(ctx)
-	prefix := os.Getenv("KUBEDELVE_TEST_IMAGES")
-	if c.named == "" && prefix == "" {
+	if c.named == "" && os.Getenv("KUBEDELVE_TEST_IMAGES") == "" {
 		return errors.New("this cluster has to pull its images: set KUBEDELVE_TEST_IMAGES to what their names begin with (see internal/testcluster/doc.go)")
 	}
 	if shellErr != nil {
 		_, _ = fmt.Fprintln(c.log, "no image with a shell:", shellErr)
 	}
 	for _, image := range images {
-		if c.named == "" {
-			c.Refs[image.Name] = prefix + image.Name + ":1"
-			continue
-		}
-		tag, err := image.tag()
-		if err != nil {
-			return err
-		}
-		c.Refs[image.Name] = "kubedelve.test/" + image.Name + ":" + tag
-		args := []string{"load", "--name", c.named, "--ref", c.Refs[image.Name], "--user", image.User, "--entrypoint", image.Entry}
-		for _, path := range sorted(image.Files) {
-			args = append(args, image.Files[path]+":"+path)
-		}
-		if _, err := c.run(ctx, args...); err != nil {
+		if c.Refs[image.Name], err = c.Load(ctx, image); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Load sees to it that an image is there, and returns its reference. A cluster that
+// was not made by testdata/cluster has to pull it.
+func (c *Cluster) Load(ctx context.Context, image Image) (ref string, err error) {
+	if c.named == "" {
+		return os.Getenv("KUBEDELVE_TEST_IMAGES") + image.Name + ":1", nil
+	}
+	tag, err := image.tag()
+	if err != nil {
+		return "", err
+	}
+	ref = "kubedelve.test/" + image.Name + ":" + tag
+	args := []string{"load", "--name", c.named, "--ref", ref, "--user", image.User, "--entrypoint", image.Entry}
+	for _, path := range sorted(image.Files) {
+		args = append(args, image.Files[path]+":"+path)
+	}
+	_, err = c.run(ctx, args...)
+	return ref, err
 }
 
 // HasNode tells whether [Cluster.InNode] works.

@@ -15,10 +15,13 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 { // never so; it keeps the linker from leaving all of it out
+	if len(os.Args) > 2 { // never so; it keeps the linker from leaving all of it out
 		config, _ := clientcmd.BuildConfigFromFlags("", os.Args[1])
 		pods, err := kubernetes.NewForConfigOrDie(config).CoreV1().Pods("").List(context.Background(), metav1.ListOptions{})
 		fmt.Println(pods, err)
+	}
+	if len(os.Args) > 1 { // in the place of which it will be debugged
+		work.Rest()
 	}
 	work.Idle(500)
 	work.Deep(30, work.NewOrder())

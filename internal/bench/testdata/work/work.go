@@ -1,7 +1,12 @@
 // Package work is what the components of the benchmarks do: enough to look at.
 package work
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
 
 // Order is something with parts.
 type Order struct {
@@ -25,6 +30,14 @@ func Idle(n int) {
 	for i := range n {
 		go wait(i, never)
 	}
+}
+
+// Rest does nothing until SIGTERM, and then ends the program.
+func Rest() {
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, syscall.SIGTERM)
+	<-ends
+	os.Exit(0)
 }
 
 func wait(i int, never chan struct{}) {
