@@ -45,9 +45,10 @@ func ways() []way {
 // socket earlier.
 const preferFirst = 3 * time.Second
 
-// connectAgent opens the tunnel, and says by which way: by the fastest unless that
-// is forbidden, or fallback was closed. It tries until ctx ends.
-func connectAgent(ctx context.Context, c *Cluster, a podAddress, fallback <-chan struct{}) (client *agentapi.Client, by string, err error) {
+// connectAgent opens a tunnel: by the fastest way unless that is forbidden, or
+// fallback was closed. It tries until ctx ends, or judge returns an error for that of a
+// try.
+func connectAgent(ctx context.Context, c *Cluster, a podAddress, fallback <-chan struct{}, judge func(error) error) (link, error) {
 	pause := 50 * time.Millisecond
 	for {
 		var tried []error
@@ -57,19 +58,24 @@ func connectAgent(ctx context.Context, c *Cluster, a podAddress, fallback <-chan
 			}
 			client, err := connectBy(ctx, c, a, w)
 			if err == nil {
-				return client, w.name, nil
+				return link{client, w.name}, nil
 			}
 			tried = append(tried, fmt.Errorf("%s: %w", w.name, err))
-			// The agent is there and refuses: another way leads to the same agent.
 			if errors.Is(err, tunnel.ErrPeer) {
-				return nil, "", errors.Join(tried...)
+				break // another way leads to the same agent
+			}
+		}
+		last := errors.Join(tried...)
+		if ctx.Err() == nil {
+			if err := judge(last); err != nil {
+				return link{}, err
 			}
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, "", fmt.Errorf("connecting to the agent in pod %s: %w; last: %w", a.pod, context.Cause(ctx), errors.Join(tried...))
+			return link{}, fmt.Errorf("connecting to the agent in pod %s: %w; last: %w", a.pod, context.Cause(ctx), last)
 		case <-timer.C:
 		}
 		// Slower and slower: the workload's own init containers may take minutes.

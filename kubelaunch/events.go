@@ -1,10 +1,9 @@
 package kubelaunch
 
 import (
-	"context"
-	"slices"
-	"sync"
 	"time"
+
+	"github.com/kubedelve/kubedelve/internal/feed"
 )
 
 // Kind tells events apart for programs; people read Text, Title and Stage.
@@ -50,88 +49,14 @@ type Event struct {
 	Took time.Duration // KindBack: since KindLost
 }
 
-// feed spreads events to those who follow. Its methods may be called from any
-// goroutine.
-type feed struct {
-	mu        sync.Mutex // guards all below
-	current   []Event    // the last of each activity that goes on
-	serving   *Event     // whether the debug pod serves; nil: not yet
-	followers map[*follower]struct{}
-}
-
-// follower is one call of Session.Follow. The feed's mu guards events.
-type follower struct {
-	events []Event
-	more   chan struct{} // holds one if there are events
-}
-
-func (f *follower) push(events ...Event) {
-	f.events = append(f.events, events...)
-	select {
-	case f.more <- struct{}{}:
-	default: // it is told already
-	}
-}
-
-// tell spreads an event.
-func (f *feed) tell(e Event) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case e.Activity != 0:
-		f.current = slices.DeleteFunc(f.current, func(c Event) bool { return c.Activity == e.Activity })
-		if !e.Over {
-			f.current = append(f.current, e)
+// newFeed makes what spreads a session's events. Who begins to follow is told what goes
+// on, and whether the debug pod serves.
+func newFeed() *feed.Feed[Event] {
+	const serving = -1
+	return feed.New(func(e Event) (topic int, over bool) {
+		if e.Kind == KindServing || e.Kind == KindNotServing {
+			return serving, false
 		}
-	case e.Kind == KindServing || e.Kind == KindNotServing:
-		f.serving = &e
-	}
-	for follower := range f.followers {
-		follower.push(e)
-	}
-}
-
-// follow calls tell with what goes on and then with what happens, until ctx ends, or
-// over is closed and all has been told.
-func (f *feed) follow(ctx context.Context, over <-chan struct{}, tell func(Event)) {
-	me := &follower{more: make(chan struct{}, 1)}
-	f.mu.Lock()
-	if f.serving != nil {
-		me.push(*f.serving)
-	}
-	if len(f.current) > 0 {
-		me.push(f.current...)
-	}
-	if f.followers == nil {
-		f.followers = map[*follower]struct{}{}
-	}
-	f.followers[me] = struct{}{}
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.followers, me)
-	}()
-	for last := false; ; {
-		f.mu.Lock()
-		events := me.events
-		me.events = nil
-		f.mu.Unlock()
-		for _, e := range events {
-			if ctx.Err() != nil {
-				return
-			}
-			tell(e)
-		}
-		if last {
-			return
-		}
-		select {
-		case <-me.more:
-		case <-over:
-			last = true // once more, for what was told before
-		case <-ctx.Done():
-			return
-		}
-	}
+		return e.Activity, e.Over
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +45,11 @@ type record struct {
 	Client tunnel.Identity `json:"client"`
 	Agent  string          `json:"agent"` // the agent's pin
 	Steps  []step          `json:"steps"`
+	// Pods is how many pods the session has made: it names the next one.
+	Pods int `json:"pods,omitempty"`
+	// Ending names who undoes the session from elsewhere: whoever began it must not
+	// change anything from then on.
+	Ending string `json:"ending,omitempty"`
 }
 
 // step is one change that was made or was about to be.
@@ -72,6 +78,7 @@ type journal struct {
 	cluster *Cluster
 	secret  *corev1.Secret
 	record  record
+	done    map[string]bool // pods that don't exist any more, see forget
 }
 
 // openJournal claims the target: it fails with [ErrSession] if somebody has.
@@ -136,20 +143,94 @@ func decodeJournal(c *Cluster, secret *corev1.Secret) (*journal, error) {
 
 // add writes a step down, before it is done.
 func (j *journal) add(ctx context.Context, s step) error {
-	next := j.record
-	next.Steps = append(append([]step(nil), next.Steps...), s)
+	return j.change(ctx, func(r *record) { r.Steps = append(r.Steps, s) })
+}
+
+// changeTries is how often a change of the journal is tried: its answer may get lost.
+const changeTries = 3
+
+// change writes the record anew. The change may be made several times. It fails with a
+// [*LostError] if the journal is not the session's any more.
+func (j *journal) change(ctx context.Context, change func(*record)) error {
+	for try := 1; ; try++ {
+		next := j.record
+		next.Steps = slices.DeleteFunc(slices.Clone(next.Steps), func(s step) bool { return j.done[s.Pod] })
+		change(&next)
+		err := j.write(ctx, next)
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) || try == changeTries {
+			return err
+		}
+		if err := j.refresh(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// write replaces the record, unless somebody else has written since it was read.
+func (j *journal) write(ctx context.Context, next record) error {
 	data, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	secret := j.secret.DeepCopy()
+	secret := j.secret.DeepCopy() // with its resource version
 	secret.Data[journalKey] = data
-	// The resource version in it makes this fail if somebody restores meanwhile.
 	secret, err = j.cluster.Client.CoreV1().Secrets(secret.Namespace).Update(ctx, secret, metav1.UpdateOptions{FieldManager: fieldManager})
 	if err != nil {
 		return fmt.Errorf("writing the journal (secret %s/%s): %w", j.secret.Namespace, j.secret.Name, err)
 	}
 	j.secret, j.record = secret, next
+	return nil
+}
+
+// forget takes a pod that does not exist any more out of the record, with the next
+// change.
+func (j *journal) forget(pod string) {
+	if j.done == nil {
+		j.done = map[string]bool{}
+	}
+	j.done[pod] = true
+}
+
+// refresh reads the journal anew. It fails with a [*LostError] if it is not the
+// session's any more.
+func (j *journal) refresh(ctx context.Context) error {
+	now, err := readJournal(ctx, j.cluster, j.secret.Name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return &LostError{fmt.Sprintf("its journal (secret %s/%s) was deleted; did somebody run kubedelve restore?", j.secret.Namespace, j.secret.Name)}
+	case err != nil:
+		return err
+	case now.secret.UID != j.secret.UID || now.record.Session != j.record.Session:
+		return &LostError{fmt.Sprintf("%s has ended it and begun another one", now.record.Owner)}
+	case now.record.Ending != "":
+		return &LostError{fmt.Sprintf("%s has run kubedelve restore", now.record.Ending)}
+	}
+	j.secret, j.record = now.secret, now.record
+	return nil
+}
+
+// end marks the journal, so that a session that still lives makes no more changes: its
+// next one would not be in what is undone.
+func (j *journal) end(ctx context.Context, by string) error {
+	for try := 1; j.secret != nil; try++ {
+		next := j.record
+		next.Ending = by
+		err := j.write(ctx, next)
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		if !apierrors.IsConflict(err) || try == changeTries {
+			return err
+		}
+		now, err := readJournal(ctx, j.cluster, j.secret.Name)
+		switch {
+		case apierrors.IsNotFound(err), err == nil && now.secret.UID != j.secret.UID:
+			return nil // what it said is undone all the same
+		case err != nil:
+			return err
+		}
+		j.secret, j.record = now.secret, now.record
+	}
 	return nil
 }
 

@@ -23,19 +23,36 @@ import (
 func Local(ctx context.Context, agentProgram string, binary Binary, o Options) (*Session, error) {
 	o.TTL = 5 * time.Second // whoever is gone for longer will not come back
 	o.Grace = 2 * time.Second
+	if o.OnExit == "" {
+		o.OnExit = EndSession
+	}
 	o.defaults()
 	dir, err := os.MkdirTemp("", "kubedelve-")
 	if err != nil {
 		return nil, fmt.Errorf("local session: %w", err)
 	}
-	s, err := startLocal(ctx, agentProgram, dir, binary, o)
+	m, err := newMachine(agentProgram, dir, o)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return s, nil
+	return m.launch(ctx, binary)
 }
 
-func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o Options) (s *Session, err error) {
+// machine is the site of a session on this machine: an agent that is a child process.
+type machine struct {
+	options   Options
+	agentPath string
+	dir       string // the agent's
+	session   string
+	config    []byte // the agent's, JSON
+	own       tunnel.Identity
+	agentPin  string
+	socket    string // where the agent is dialled
+
+	agent *localAgent
+}
+
+func newMachine(agentProgram, dir string, o Options) (*machine, error) {
 	agentID, clientID, err := tunnel.NewPair()
 	if err != nil {
 		return nil, err
@@ -59,62 +76,145 @@ func startLocal(ctx context.Context, agentProgram, dir string, binary Binary, o 
 	if err != nil {
 		return nil, fmt.Errorf("local session: %w", err)
 	}
-	configFile := filepath.Join(dir, agentKey)
-	if err := os.WriteFile(configFile, config, 0o600); err != nil {
-		return nil, fmt.Errorf("local session: %w", err)
-	}
-	o.Progress("starting the agent")
-	agent, err := startAgent(agentProgram, dir, configFile)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			agent.end()
-		}
-	}()
-	client, err := agent.connect(ctx, clientID, agentPin, o.Owner)
-	if err != nil {
-		return nil, err
-	}
-	file := agentapi.File{SHA256: binary.SHA256, Size: binary.Size, Name: filepath.Base(binary.Path)}
-	content, err := os.Open(binary.Path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the binary: %w", err)
-	}
-	defer func() { _ = content.Close() }()
-	if _, err := client.Put(ctx, file, content); err != nil {
-		return nil, err
-	}
-	o.Progress("loading " + file.Name + " into Delve")
-	if _, err := client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
-		return nil, err
-	}
-	return &Session{
-		ID: id, Target: Target{Kind: KindLocal}, options: o, stop: func() {}, ending: make(chan struct{}),
-		client: client, way: "unix socket", place: localPlace, name: file.Name,
-		run: Run{Number: 1, Place: localPlace, Binary: binary},
-		undo: func(_ context.Context, progress func(string)) error {
-			progress("ending the component")
-			agent.end()
-			return os.RemoveAll(dir)
-		},
+	return &machine{
+		options: o, agentPath: agentProgram, dir: dir, session: id, config: config, own: clientID, agentPin: agentPin,
+		socket: filepath.Join(dir, agentSocket),
 	}, nil
 }
 
-// localPlace is where the runs of local sessions are.
-const localPlace = "this machine"
+// launch begins the session, or leaves nothing behind.
+func (m *machine) launch(ctx context.Context, binary Binary) (_ *Session, err error) {
+	var l link
+	defer func() {
+		if err != nil {
+			if l.client != nil {
+				_ = l.client.Close()
+			}
+			err = errors.Join(err, m.close(ctx, false, func(string) {}))
+		}
+	}()
+	m.options.Progress("starting the agent")
+	if l, err = m.begin(ctx); err != nil {
+		return nil, err
+	}
+	first, err := loadFirst(ctx, l.client, m.program(binary), binary, m.options)
+	if err != nil {
+		return nil, err
+	}
+	return newSession(m.session, Target{Kind: KindLocal}, m, newFeed(), m.options, l, first, binary), nil
+}
+
+func (*machine) place() string           { return "this machine" }
+func (*machine) program(b Binary) string { return filepath.Base(b.Path) }
+func (m *machine) gone() <-chan struct{} { return m.agent.exited }
+func (m *machine) loaded()               {}
+
+func (m *machine) why() *goneError {
+	return &goneError{fmt.Sprintf("the agent has ended (%v)%s", m.agent.cmd.ProcessState, reason("", m.agent.said.String()))}
+}
+
+// begin starts an agent and connects to it.
+func (m *machine) begin(ctx context.Context) (l link, err error) {
+	configFile := filepath.Join(m.dir, agentKey)
+	if err := os.MkdirAll(m.dir, 0o700); err != nil { // it is temporary, and the last agent may have removed it
+		return link{}, fmt.Errorf("local session: %w", err)
+	}
+	if err := os.WriteFile(configFile, m.config, 0o600); err != nil {
+		return link{}, fmt.Errorf("local session: %w", err)
+	}
+	agent, err := startAgent(m.agentPath, m.dir, configFile)
+	if err != nil {
+		return link{}, err
+	}
+	m.agent = agent
+	return m.connect(ctx, func(string) {})
+}
+
+// localPatience is how long an agent may not answer.
+const localPatience = 10 * time.Second
+
+// connect implements [site].
+func (m *machine) connect(ctx context.Context, _ func(string)) (link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, localPatience, &goneError{fmt.Sprintf("the agent has not answered for %v", localPatience)})
+	defer cancel()
+	retry := time.NewTicker(5 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		client, err := m.dial(ctx)
+		if err == nil {
+			return link{client, "unix socket"}, nil
+		}
+		select {
+		case <-m.agent.exited:
+			return link{}, m.why()
+		case <-ctx.Done():
+			return link{}, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-retry.C:
+		}
+	}
+}
+
+func (m *machine) dial(ctx context.Context) (*agentapi.Client, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", m.socket)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stream, err := tunnel.UpgradeStream(conn)
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	session, err := tunnel.Client(ctx, stream, m.own, m.agentPin)
+	if err != nil {
+		return nil, err
+	}
+	return agentapi.NewClient(session, m.options.Owner), nil
+}
+
+// renew implements [site].
+func (m *machine) renew(ctx context.Context, stage func(string)) (link, error) {
+	pause := time.Second
+	for {
+		m.agent.end() // it may only be silent
+		stage("starting the agent")
+		l, err := m.begin(ctx)
+		if err == nil || ctx.Err() != nil {
+			return l, err
+		}
+		stage(fmt.Sprintf("%v; trying again in %v", err, pause))
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return link{}, context.Cause(ctx)
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// close implements [site].
+func (m *machine) close(_ context.Context, leave bool, progress func(string)) error {
+	if leave {
+		return nil // the agent ends by itself when nobody comes
+	}
+	if m.agent != nil {
+		progress("ending the component")
+		m.agent.end()
+	}
+	return os.RemoveAll(m.dir)
+}
 
 // localAgent is an agent that is a child of this process.
 type localAgent struct {
 	cmd    *exec.Cmd
-	socket string
 	exited chan struct{} // closed when it was reaped
 	said   *limitedText  // what it wrote on stderr
 }
 
 func startAgent(program, dir, config string) (*localAgent, error) {
-	a := &localAgent{socket: filepath.Join(dir, agentSocket), exited: make(chan struct{}), said: &limitedText{}}
+	a := &localAgent{exited: make(chan struct{}), said: &limitedText{}}
 	a.cmd = exec.Command(program, "serve", "--dir", dir, "--config", config) //nolint:gosec // our own program
 	// Its standard output is the component's, which comes through the tunnel.
 	a.cmd.Stderr = a.said
@@ -130,36 +230,7 @@ func startAgent(program, dir, config string) (*localAgent, error) {
 	return a, nil
 }
 
-// connect waits for the agent's socket and opens the tunnel.
-func (a *localAgent) connect(ctx context.Context, own tunnel.Identity, pin, name string) (*agentapi.Client, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("the agent did not listen in 10 s"))
-	defer cancel()
-	retry := time.NewTicker(5 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		conn, err := net.Dial("unix", a.socket)
-		if err == nil {
-			stream, err := tunnel.UpgradeStream(conn)
-			if err != nil {
-				return nil, err
-			}
-			session, err := tunnel.Client(ctx, stream, own, pin)
-			if err != nil {
-				return nil, err
-			}
-			return agentapi.NewClient(session, name), nil
-		}
-		select {
-		case <-a.exited:
-			return nil, fmt.Errorf("the agent ended: %s", a.said)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-retry.C:
-		}
-	}
-}
-
-// end ends the agent, which ends Delve and the component.
+// end ends the agent, which ends Delve and the component. It is idempotent.
 func (a *localAgent) end() {
 	_ = a.cmd.Process.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(15 * time.Second)

@@ -34,8 +34,8 @@ func (e *CommandError) Error() string {
 // container without any rights is added to one of the workload's pods for a
 // moment, in the same PID namespace. It can't be taken out again, so the pod is
 // one that the session replaces, and undo deletes it.
-func (l *launch) peek(ctx context.Context) ([]string, error) {
-	p := l.placement
+func (w *workload) peek(ctx context.Context) ([]string, error) {
+	p := w.placement
 	unknown := func(reason string) error { return &CommandError{Target: p.Target, Reason: reason} }
 	if len(p.pods) == 0 {
 		return nil, unknown("no pod runs to read it from")
@@ -48,30 +48,30 @@ func (l *launch) peek(ctx context.Context) ([]string, error) {
 	if pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace {
 		return nil, unknown("its containers share one process namespace")
 	}
-	l.options.Progress("reading the image's command line in pod " + pod.Name)
-	if err := l.journal.add(ctx, step{Kind: stepPeek, Pod: pod.Name, UID: pod.UID}); err != nil {
+	w.options.Progress("reading the image's command line in pod " + pod.Name)
+	if err := w.journal.add(ctx, step{Kind: stepPeek, Pod: pod.Name, UID: pod.UID}); err != nil {
 		return nil, err
 	}
-	name := "kubedelve-peek-" + l.journal.record.Session
+	name := "kubedelve-peek-" + w.journal.record.Session
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID},
-		"spec":     map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{peekContainer(pod, p.Container, name, l.options)}},
+		"spec":     map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{peekContainer(pod, p.Container, name, w.options)}},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the command line: %w", err)
 	}
-	_, err = l.cluster.Client.CoreV1().Pods(l.cluster.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
+	_, err = w.cluster.Client.CoreV1().Pods(w.cluster.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch,
 		metav1.PatchOptions{FieldManager: fieldManager}, "ephemeralcontainers")
 	if err != nil {
 		return nil, fmt.Errorf("adding a container to pod %s to read its command line: %w", pod.Name, err)
 	}
 	var message string
-	err = waitPod(ctx, l.cluster, pod.Name, func(pod *corev1.Pod) (bool, error) {
+	err = waitPod(ctx, w.cluster, pod.Name, func(pod *corev1.Pod) (bool, error) {
 		for _, s := range pod.Status.EphemeralContainerStatuses {
 			if s.Name != name {
 				continue
 			}
-			if err := hopeless(pod.Name, s, l.options.AgentImage); err != nil {
+			if err := hopeless(pod.Name, s, w.options.AgentImage); err != nil {
 				return false, err
 			}
 			if t := s.State.Terminated; t != nil {

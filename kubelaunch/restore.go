@@ -23,6 +23,26 @@ const replacementPatience = 45 * time.Second
 // undo puts the cluster back as the journal says, the last change first. It may be
 // run again after any failure, from any machine.
 func undo(ctx context.Context, j *journal, progress func(string)) error {
+	err := patiently(ctx, func(func()) error { return undoSteps(ctx, j, j.record.Steps, progress) })
+	// The journal stays while anything is left to do.
+	if err != nil {
+		return err
+	}
+	return patiently(ctx, func(func()) error { return j.remove(ctx) })
+}
+
+// undoOwn is undo for a session that ends in order. If others have ended it in the
+// meantime, the workload is no longer its to put back: only its pods are.
+func undoOwn(ctx context.Context, j *journal, progress func(string)) error {
+	var lost *LostError
+	if err := patiently(ctx, func(func()) error { return j.refresh(ctx) }); errors.As(err, &lost) {
+		pods := slices.DeleteFunc(slices.Clone(j.record.Steps), func(s step) bool { return s.Kind != stepPod && s.Kind != stepAdopt })
+		return patiently(ctx, func(func()) error { return undoSteps(ctx, j, pods, progress) })
+	}
+	return undo(ctx, j, progress)
+}
+
+func undoSteps(ctx context.Context, j *journal, steps []step, progress func(string)) error {
 	u := &undoing{journal: j, cluster: j.cluster, progress: progress}
 	target, err := ParseTarget(j.record.Target)
 	if err != nil {
@@ -30,16 +50,12 @@ func undo(ctx context.Context, j *journal, progress func(string)) error {
 	}
 	u.target = target
 	var errs []error
-	for _, s := range slices.Backward(j.record.Steps) {
+	for _, s := range slices.Backward(steps) {
 		if err := u.step(ctx, s); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	// The journal stays while anything is left to do.
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return j.remove(ctx)
+	return errors.Join(errs...)
 }
 
 type undoing struct {
@@ -56,9 +72,9 @@ func (u *undoing) step(ctx context.Context, s step) error {
 	case stepAdopt:
 		return u.release(ctx, s)
 	case stepPod:
-		return u.deletePod(ctx, s.Pod, "")
+		return u.removePod(ctx, s.Pod, "")
 	case stepPeek:
-		return u.deletePod(ctx, s.Pod, s.UID)
+		return u.removePod(ctx, s.Pod, s.UID)
 	}
 	return fmt.Errorf("the journal has a step %q that this version of kubedelve does not know", s.Kind)
 }
@@ -125,8 +141,8 @@ func (u *undoing) waitReady(ctx context.Context, replicaSet string) error {
 	})
 }
 
-// deletePod deletes a pod of this session and waits until it is gone.
-func (u *undoing) deletePod(ctx context.Context, name string, uid types.UID) error {
+// removePod deletes a pod of this session and waits until it is gone.
+func (u *undoing) removePod(ctx context.Context, name string, uid types.UID) error {
 	pod, err := u.pod(ctx, name)
 	if err != nil || pod == nil || (uid != "" && pod.UID != uid) {
 		return err
@@ -134,12 +150,19 @@ func (u *undoing) deletePod(ctx context.Context, name string, uid types.UID) err
 	if uid == "" && pod.Labels[labelSession] != u.journal.record.Session {
 		return fmt.Errorf("pod %s is not of this session; it is left alone", name)
 	}
-	u.progress("deleting pod " + name)
-	err = u.cluster.Client.CoreV1().Pods(u.cluster.Namespace).Delete(ctx, name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("deleting pod %s: %w", name, err)
+	if err := u.deletePod(ctx, pod); err != nil {
+		return err
 	}
 	return waitGone(ctx, u.cluster, pod)
+}
+
+func (u *undoing) deletePod(ctx context.Context, pod *corev1.Pod) error {
+	u.progress("deleting pod " + pod.Name)
+	err := u.cluster.Client.CoreV1().Pods(u.cluster.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("deleting pod %s: %w", pod.Name, err)
+	}
+	return nil
 }
 
 // pod reads a pod; nil means that there is none.
@@ -210,19 +233,25 @@ func lostSessions(ctx context.Context, c *Cluster, known []Info) ([]Info, error)
 	var lost []Info
 	for _, pod := range pods.Items {
 		id := pod.Labels[labelSession]
-		if pod.DeletionTimestamp != nil || slices.ContainsFunc(known, func(i Info) bool { return i.ID == id && i.Namespace == pod.Namespace }) {
+		of := func(i Info) bool { return i.ID == id && i.Namespace == pod.Namespace }
+		if pod.DeletionTimestamp != nil || slices.ContainsFunc(known, of) {
 			continue
 		}
-		in := *c
-		in.Namespace = pod.Namespace
-		target := "deploy/" + strings.TrimSuffix(pod.Name, "-kubedelve-"+id)
-		lost = append(lost, Info{
-			ID: id, Namespace: pod.Namespace, Target: target, Pod: pod.Name, Owner: "(journal lost)", Created: pod.CreationTimestamp.Time,
-			journal: &journal{cluster: &in, record: record{
-				Session: id, Target: target,
-				Steps: []step{{Kind: stepPod, Pod: pod.Name}, {Kind: stepAdopt, Pod: pod.Name}},
-			}},
-		})
+		n := slices.IndexFunc(lost, of)
+		if n < 0 {
+			in := *c
+			in.Namespace = pod.Namespace
+			workload, _, _ := strings.Cut(pod.Name, podMark(id))
+			target := "deploy/" + workload
+			n = len(lost)
+			lost = append(lost, Info{
+				ID: id, Namespace: pod.Namespace, Target: target, Owner: "(journal lost)", Created: pod.CreationTimestamp.Time,
+				journal: &journal{cluster: &in, record: record{Session: id, Target: target}},
+			})
+		}
+		lost[n].Pod = pod.Name
+		r := &lost[n].journal.record
+		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: pod.Name}, step{Kind: stepAdopt, Pod: pod.Name})
 	}
 	return lost, nil
 }
@@ -246,6 +275,9 @@ func Find(infos []Info, name string) (Info, error) {
 func Restore(ctx context.Context, info Info, progress func(stage string)) error {
 	if progress == nil {
 		progress = func(string) {}
+	}
+	if err := info.journal.end(ctx, owner()); err != nil {
+		return err
 	}
 	return undo(ctx, info.journal, progress)
 }

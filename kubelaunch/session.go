@@ -3,36 +3,34 @@ package kubelaunch
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"os"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
+	"github.com/kubedelve/kubedelve/internal/feed"
 )
 
 // Session is a component that runs under Delve on a target, through all that happens
-// to it. Each process of it is a [Run]. Its methods may be called from any goroutine.
+// to it: it is swapped, it ends and is started again, its pod is deleted and another
+// one made, the way to it is cut. Each process of it is a [Run]. Its methods may be
+// called from any goroutine.
 type Session struct {
 	ID     string
 	Target Target
 
-	options Options
-	undo    func(ctx context.Context, progress func(string)) error
-	feed    feed
+	site   site
+	events *feed.Feed[Event]
 
-	stop context.CancelFunc // ends the takeover
-	done sync.WaitGroup     // counts the takeover
+	mu      sync.Mutex    // guards state and changed
+	state   state         // see update, look and await
+	changed chan struct{} // closed and made anew at every change
 
-	mu     sync.Mutex // guards all below
-	client *agentapi.Client
-	way    string
-	place  string
-	run    Run
-	name   string // of the program, what ps shows
+	swapping chan struct{} // holds one during a call of Swap
 
-	ending  chan struct{} // closed when Close or Detach has begun
+	stop    context.CancelFunc // ends the supervisor
+	over    chan struct{}      // closed when it has ended and state.over is set
 	closing sync.Once
 	closed  error
 }
@@ -55,226 +53,179 @@ type Run struct {
 	Reload bool
 }
 
-// Conn is a connection to the Delve of one run: DAP or JSON-RPC, whichever the first
-// byte begins. It lives through cuts of the way to the run, in which Reads and Writes
-// wait, and ends with io.EOF when the run has ended or can't be reached any more.
-type Conn struct {
-	net.Conn
-	run Run
-}
-
-// Run is the run that the connection is to, as it was when the connection came.
-func (c *Conn) Run() Run { return c.run }
-
-// Piece is a piece of what the component writes.
-type Piece struct {
-	FD    int    // 1 or 2
-	Data  []byte // the callee must not keep it
-	Run   int    // the run's number
-	Place string // the run's place
-	// Lost is how many bytes before this piece could not be brought back after a
-	// break.
-	Lost int64
-}
-
 // Exit is how a component ended.
 type Exit = agentapi.Exit
 
-func newSession(l *launch, binary Binary) *Session {
+// newSession begins to supervise a component that an agent has loaded.
+func newSession(id string, target Target, site site, events *feed.Feed[Event], options Options, l link, first runKey, binary Binary) *Session {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Session{
-		ID: l.journal.record.Session, Target: l.placement.Target, options: l.options,
-		undo: func(ctx context.Context, progress func(string)) error { return undo(ctx, l.journal, progress) },
-		stop: stop, ending: make(chan struct{}),
-		client: l.client, way: l.way, place: fmt.Sprintf("pod %s, container %s", l.pod.Name, l.placement.Container),
-		name: l.programName(binary),
+		ID: id, Target: target, site: site, events: events, stop: stop,
+		changed: make(chan struct{}), swapping: make(chan struct{}, 1), over: make(chan struct{}),
+		state: state{
+			client: l.client, way: l.way, boot: first.boot, place: site.place(),
+			runs: map[runKey]known{}, conns: map[*Conn]struct{}{}, readers: map[*reader]struct{}{},
+		},
 	}
-	s.run = Run{Number: 1, Place: s.place, Binary: binary}
-	s.done.Go(func() { // ends when the pod has taken over, or with Close
-		switch err := l.takeOver(ctx); {
-		case err == nil:
-			s.feed.tell(Event{Kind: KindServing, Text: fmt.Sprintf("%s now serves %s", s.Place(), s.Target)})
-		case ctx.Err() == nil:
-			s.feed.tell(Event{Kind: KindNotServing, Text: fmt.Sprintf("the debug pod could not take over from the originals: %v", err), Important: true})
-		}
-	})
+	s.state.begin(first, binary, false)
+	site.loaded()
+	v := &supervisor{session: s, site: site, binary: binary, options: options}
+	go func() { // ends with Close or Detach, which wait for it, or when nothing more comes
+		err := v.supervise(ctx, l)
+		s.update(func(st *state) { st.over = err })
+		close(s.over)
+	}()
 	return s
 }
 
 // Place tells the user where the component runs now: "pod web-kubedelve-1a2b3c4d,
 // container app", or "this machine".
-func (s *Session) Place() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.place
+func (s *Session) Place() (place string) {
+	s.look(func(st *state) { place = st.place })
+	return place
 }
 
 // Tunnel is the way to the agent: "pods/proxy", "pods/exec", "unix socket".
-func (s *Session) Tunnel() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.way
+func (s *Session) Tunnel() (way string) {
+	s.look(func(st *state) { way = st.way })
+	return way
 }
 
 // Follow calls tell with what happens to the session from now on, and first with what
 // is going on, until ctx ends or the session is over. It calls it from the caller's
 // goroutine; a tell that blocks holds up nobody else.
-func (s *Session) Follow(ctx context.Context, tell func(Event)) { s.feed.follow(ctx, s.ending, tell) }
-
-// handover is how long a debugger that has just disconnected may still count as
-// connected: the agent waits until Delve has closed its side.
-const handover = time.Second
-
-// DialOptions say how a connection is opened. The zero value is the default.
-type DialOptions struct {
-	// TakeOver hangs up on whoever is connected, who is told by whom.
-	TakeOver bool
-}
-
-// Dial waits until a run is there and opens a connection to its Delve. There is one
-// at a time: after a second it says [InUse]. The end of ctx ends the waiting, not a
-// connection that was returned. Errors that are final: an [*ExitError] if the
-// component has ended and is not started again, a [*LostError] if the session was
-// ended by others, [ErrEnded] if by Close or Detach.
-func (s *Session) Dial(ctx context.Context, o DialOptions) (*Conn, error) {
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for deadline := time.Now().Add(handover); ; {
-		s.mu.Lock()
-		client, run := s.client, s.run
-		s.mu.Unlock()
-		conn, err := agentapi.Debug(ctx, func(context.Context) (*agentapi.Client, error) { return client, nil }, o.TakeOver)
-		if err == nil {
-			return &Conn{conn, run}, nil
-		}
-		if !InUse(err) || time.Now().After(deadline) {
-			return nil, s.unlessEnded(err)
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// InUse tells whether Dial failed because somebody else is connected to Delve.
-func InUse(err error) bool {
-	var refused *agentapi.Error
-	return errors.As(err, &refused) && refused.Code == agentapi.CodeInUse
-}
+func (s *Session) Follow(ctx context.Context, tell func(Event)) { s.events.Follow(ctx, s.over, tell) }
 
 // Expect says whether a debugger is there that will dial again after each break. Then
-// new runs are left halted at their entry for it; else the session lets them go on. A
-// run that is waiting when Expect(false) is called is let go.
-func (s *Session) Expect(bool) {}
+// new runs are left halted at their entry for it; else the session lets them go on, once
+// a first one has been dialled or resumed. A run that waits at its entry when
+// Expect(false) is called is let go.
+func (s *Session) Expect(debugger bool) {
+	s.update(func(st *state) {
+		st.released = st.released || debugger
+		st.expected = debugger
+	})
+}
 
-// Resume lets a halted component go on.
+// Resume lets the run go on that waits at its entry, and returns when it does. Later
+// ones go on by themselves, unless a debugger is expected.
 func (s *Session) Resume(ctx context.Context) error {
-	s.mu.Lock()
-	client := s.client
-	s.mu.Unlock()
-	return client.Resume(ctx)
+	s.update(func(st *state) {
+		st.released = true
+		st.resume = st.run != nil && st.run.waiting
+	})
+	var over error
+	err := s.await(ctx, func(st *state) bool {
+		over = st.over
+		return over != nil || st.run != nil && !st.run.waiting
+	})
+	return errors.Join(err, over)
 }
 
 // Swap replaces the run by one of another binary, or of the same, in the place where
-// it runs. Of the options Args, Env and Dir count. It returns when the new run can be
-// dialled; if it fails, or ctx ends before, the old run goes on. The binary's file
-// must stay for as long as the session: it is started again after losses.
+// it runs; if there is no way to it just now, it waits. Of the options Args, Env and
+// Dir count. progress, if not nil, is told what is being done. Swap returns when the
+// new run can be dialled; if it fails, or ctx ends before, the old run goes on. The
+// binary's file must stay for as long as the session: it is started again after losses.
 func (s *Session) Swap(ctx context.Context, binary Binary, o Options, progress func(stage string)) error {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	s.mu.Lock()
-	client, run, name := s.client, s.run, s.name
-	s.mu.Unlock()
-	file := agentapi.File{SHA256: binary.SHA256, Size: binary.Size, Name: name}
-	progress(fmt.Sprintf("uploading %s (%.1f MB)", file.Name, float64(file.Size)/1e6))
-	content, err := os.Open(binary.Path)
-	if err != nil {
-		return fmt.Errorf("reading the binary: %w", err)
-	}
-	defer func() { _ = content.Close() }()
-	if _, err := client.Put(ctx, file, content); err != nil {
-		return s.unlessEnded(err)
-	}
-	progress("loading " + file.Name + " into Delve")
-	if _, err := client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir}); err != nil {
-		return s.unlessEnded(err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.run = Run{Number: run.Number + 1, Place: s.place, Binary: binary, Halted: true, Fresh: true, Reload: true}
-	return nil
-}
-
-// Output calls sink with what the component writes, through all of its runs, until
-// ctx or the session ends ([ErrEnded], or nil if the component has). sink is called
-// from one goroutine at a time.
-func (s *Session) Output(ctx context.Context, sink func(Piece)) error {
-	s.mu.Lock()
-	client, run := s.client, s.run
-	s.mu.Unlock()
-	return s.unlessEnded(client.Output(ctx, agentapi.Position{}, func(o agentapi.Output) error {
-		if o.FD > 0 {
-			sink(Piece{FD: o.FD, Data: o.Data, Run: run.Number, Place: run.Place, Lost: o.Lost})
-		}
-		return nil
-	}))
-}
-
-// Wait returns how the component ended, once it has for good and its output has been
-// passed on. The errors are those of [Session.Dial], and ctx's.
-func (s *Session) Wait(ctx context.Context) (Exit, error) {
-	s.mu.Lock()
-	client, place := s.client, s.place
-	s.mu.Unlock()
-	exit, err := client.Wait(ctx)
-	if err != nil && ctx.Err() == nil {
-		err = &LostError{fmt.Sprintf("the connection to %s is gone; its pod may have been deleted", place)}
-	}
-	return exit, s.unlessEnded(err)
-}
-
-// unlessEnded replaces what a call says that was interrupted by the end.
-func (s *Session) unlessEnded(err error) error {
 	select {
-	case <-s.ending:
-		if err != nil {
-			return ErrEnded
-		}
-	default:
+	case s.swapping <- struct{}{}:
+		defer func() { <-s.swapping }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
+	w := &swap{binary: binary, options: o, progress: progress, withdrawn: ctx.Done(), answer: make(chan error, 1)}
+	s.update(func(st *state) { st.swap = w })
+	select {
+	case err := <-w.answer:
+		return err
+	case <-s.over:
+		return s.ended()
+	case <-ctx.Done():
+	}
+	taken := false
+	s.update(func(st *state) {
+		if taken = w.taken; !taken && st.swap == w {
+			st.swap = nil
+		}
+	})
+	if !taken {
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-w.answer:
+		if err != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	case <-s.over:
+		return s.ended()
+	}
+}
+
+// ended is why the session is over.
+func (s *Session) ended() (err error) {
+	s.look(func(st *state) { err = st.over })
 	return err
 }
+
+// Wait returns how the component ended, once it has for good and the calls of Output
+// have passed on what it wrote. The errors are those of [Session.Dial], and ctx's.
+func (s *Session) Wait(ctx context.Context) (exit Exit, err error) {
+	var exited *ExitError
+	awaiting := s.await(ctx, func(st *state) bool {
+		err = st.over
+		return err != nil && (!errors.As(err, &exited) || !st.reads(st.last))
+	})
+	switch {
+	case awaiting != nil:
+		return Exit{}, awaiting
+	case exited != nil:
+		return exited.Exit, nil
+	}
+	return Exit{}, err
+}
+
+// settlePatience is how long the end of a session waits for the component to go on,
+// so that requests that are on their way get their answers.
+const settlePatience = 5 * time.Second
 
 // Close ends the component and puts everything back. It is idempotent; every call
 // returns the first one's error.
 func (s *Session) Close(ctx context.Context, progress func(stage string)) error {
-	s.closing.Do(func() {
-		if progress == nil {
-			progress = func(string) {}
-		}
-		close(s.ending)
-		s.stop()
-		s.done.Wait()
-		// Requests that are on their way get their answers.
-		settle, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_ = s.client.Settle(settle)
-		cancel()
-		s.closed = errors.Join(s.undo(ctx, progress), s.client.Close())
-	})
-	return s.closed
+	if progress == nil {
+		progress = func(string) {}
+	}
+	return s.shut(ctx, false, progress)
 }
 
 // Detach closes the connection and leaves the component as it is. It excludes Close:
 // the first of them counts.
 func (s *Session) Detach() error {
+	return s.shut(context.Background(), true, func(string) {})
+}
+
+func (s *Session) shut(ctx context.Context, leave bool, progress func(string)) error {
 	s.closing.Do(func() {
-		close(s.ending)
 		s.stop()
-		s.done.Wait()
-		s.closed = s.client.Close()
+		<-s.over
+		var client *agentapi.Client
+		s.look(func(st *state) { client = st.live() })
+		if client != nil && !leave {
+			settle, cancel := context.WithTimeout(ctx, settlePatience)
+			_ = client.Settle(settle)
+			cancel()
+		}
+		s.closed = s.site.close(ctx, leave, progress)
+		var conns []*Conn
+		s.update(func(st *state) { conns = slices.Collect(maps.Keys(st.conns)) })
+		hangUp(conns)
+		if client != nil {
+			s.closed = errors.Join(s.closed, client.Close())
+		}
 	})
 	return s.closed
 }

@@ -3,8 +3,10 @@ package kubelaunch
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,61 +18,117 @@ import (
 	"k8s.io/client-go/util/retry"
 )
 
+// takeover is the attempt to put our pod in the place of the workload's others, in the
+// background.
+type takeover struct {
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// beginTakeover tells when the pod serves, or why it does not. What fails is tried
+// again for as long as the pod is there.
+func (w *workload) beginTakeover() *takeover {
+	ctx, stop := context.WithCancel(context.Background())
+	t := &takeover{stop: stop}
+	t.done.Go(func() { // ends when the pod has taken over, is gone, or with end
+		for pause := time.Second; ; pause = min(2*pause, maxPause) {
+			err := w.takeOver(ctx)
+			if err == nil {
+				w.events.Tell(Event{Kind: KindServing, Text: fmt.Sprintf("%s now serves %s", w.place(), w.placement.Target)})
+				return
+			}
+			var lost *LostError
+			if ctx.Err() != nil || closed(w.watch.gone) || errors.As(err, &lost) {
+				return
+			}
+			w.events.Tell(Event{
+				Kind: KindNotServing, Important: true,
+				Text: fmt.Sprintf("the debug pod could not take over from the originals: %v; trying again in %v", err, pause),
+			})
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+		}
+	})
+	return t
+}
+
+func (t *takeover) end() {
+	t.stop()
+	t.done.Wait()
+}
+
 // takeOver waits until our pod serves and puts it in the place of the others. The
 // component decides when: it may be halted at its entry for as long as it likes,
 // and the original serves until then.
-func (l *launch) takeOver(ctx context.Context) error {
-	err := waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) { return podReady(pod), nil })
+func (w *workload) takeOver(ctx context.Context) error {
+	err := waitPod(ctx, w.cluster, w.pod.Name, func(pod *corev1.Pod) (bool, error) { return podReady(pod), nil })
 	if err != nil {
 		return err
-	}
-	p := l.placement
-	if p.exclusive() || p.replicas() == 0 {
-		return nil // nothing else runs
 	}
 	// Until requests find our pod the originals have to stay.
 	if err := waitRoutes(ctx); err != nil {
 		return err
 	}
-	hash := p.replicaSet.Labels[templateHash]
-	if err := l.journal.add(ctx, step{Kind: stepAdopt, Pod: l.pod.Name, Hash: hash}); err != nil {
+	p := w.placement
+	if p.exclusive() || p.replicas() == 0 {
+		return nil // nothing else runs
+	}
+	originals, err := w.originals(ctx)
+	if err != nil {
 		return err
 	}
-	if err := setHash(ctx, l.cluster, l.pod.Name, l.pod.UID, &hash); err != nil {
+	hash := p.replicaSet.Labels[templateHash]
+	if err := w.journal.add(ctx, step{Kind: stepAdopt, Pod: w.pod.Name, Hash: hash}); err != nil {
+		return err
+	}
+	if err := setHash(ctx, w.cluster, w.pod.Name, w.pod.UID, &hash); err != nil {
 		return err
 	}
 	want := p.replicas()
-	if want > 1 && !l.options.KeepReplicas {
+	if want > 1 && !w.options.KeepReplicas {
 		want = 1
-		if err := scale(ctx, l.journal, p.deployment.Name, want); err != nil {
+		if err := scale(ctx, w.journal, p.deployment.Name, want); err != nil {
 			return err
 		}
 	}
-	if err := l.waitAdopted(ctx); err != nil {
+	if err := w.waitAdopted(ctx); err != nil {
 		return err
 	}
 	var members []corev1.Pod
-	err = waitMembers(ctx, l.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, now []corev1.Pod) bool {
+	err = waitMembers(ctx, w.cluster, p.replicaSet.Name, func(_ *appsv1.ReplicaSet, now []corev1.Pod) bool {
 		members = now
 		return len(members) <= int(want)
 	})
 	if err != nil {
 		return err
 	}
-	return l.waitReplaced(ctx, members)
+	return w.waitReplaced(ctx, originals, members)
+}
+
+// originals are the workload's pods, without ours.
+func (w *workload) originals(ctx context.Context) ([]corev1.Pod, error) {
+	all, err := membersOf(ctx, w.cluster, w.placement.replicaSet)
+	return slices.DeleteFunc(all, func(pod corev1.Pod) bool {
+		return pod.Labels[labelSession] == w.journal.record.Session
+	}), err
 }
 
 // waitReplaced waits until the pods that are no members any more have ended: until
 // then they may answer on connections that callers keep open.
-func (l *launch) waitReplaced(ctx context.Context, members []corev1.Pod) error {
+func (w *workload) waitReplaced(ctx context.Context, originals, members []corev1.Pod) error {
 	routes := time.NewTimer(routeDelay)
 	defer routes.Stop()
-	for i := range l.placement.pods {
-		original := &l.placement.pods[i]
+	for i := range originals {
+		original := &originals[i]
 		if slices.ContainsFunc(members, func(m corev1.Pod) bool { return m.UID == original.UID }) {
 			continue
 		}
-		if err := waitGone(ctx, l.cluster, original); err != nil {
+		if err := waitGone(ctx, w.cluster, original); err != nil {
 			return err
 		}
 	}
@@ -82,8 +140,8 @@ func (l *launch) waitReplaced(ctx context.Context, members []corev1.Pod) error {
 	}
 }
 
-func (l *launch) waitAdopted(ctx context.Context) error {
-	return waitPod(ctx, l.cluster, l.pod.Name, func(pod *corev1.Pod) (bool, error) {
+func (w *workload) waitAdopted(ctx context.Context) error {
+	return waitPod(ctx, w.cluster, w.pod.Name, func(pod *corev1.Pod) (bool, error) {
 		return metav1.GetControllerOf(pod) != nil, nil
 	})
 }

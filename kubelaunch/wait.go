@@ -2,7 +2,10 @@ package kubelaunch
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"time"
 
@@ -22,28 +25,71 @@ type object struct {
 	open func(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
+// apiPatience is how long the API server may be away while something is waited for.
+const apiPatience = 30 * time.Second
+
+// patiently calls do until it succeeds, fails for another reason than that the API
+// server is away, or that has been so for apiPatience. do calls reached, if it goes on
+// for long, when the API server has answered.
+func patiently(ctx context.Context, do func(reached func()) error) error {
+	var away time.Time // since when
+	for {
+		err := do(func() { away = time.Time{} })
+		if err == nil || ctx.Err() != nil || !unreachable(err) {
+			return err
+		}
+		if away.IsZero() {
+			away = time.Now()
+		}
+		if time.Since(away) > apiPatience {
+			return err
+		}
+		timer := time.NewTimer(apiPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
+	}
+}
+
+// apiPause is the time between two tries to reach an API server that is away.
+const apiPause = 500 * time.Millisecond
+
+// unreachable tells whether an error is that of an API server that is away, overloaded
+// or just comes back.
+func unreachable(err error) bool {
+	var connection net.Error
+	return errors.As(err, &connection) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsTooManyRequests(err)
+}
+
 // waitFor returns when done is true for the object (nil: it does not exist), or
 // fails, or ctx ends. A watch that the API server ends is opened again.
 func waitFor(ctx context.Context, name string, o object, done func(runtime.Object) (bool, error)) error {
 	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
-	for {
-		list, items, err := o.list(ctx, metav1.ListOptions{FieldSelector: selector})
-		if err != nil {
-			return fmt.Errorf("reading %s %s: %w", o.what, name, err)
+	return patiently(ctx, func(reached func()) error {
+		for {
+			list, items, err := o.list(ctx, metav1.ListOptions{FieldSelector: selector})
+			if err != nil {
+				return fmt.Errorf("reading %s %s: %w", o.what, name, err)
+			}
+			reached()
+			var current runtime.Object
+			if len(items) > 0 {
+				current = items[0]
+			}
+			if ok, err := done(current); ok || err != nil {
+				return err
+			}
+			version := list.(metav1.ListInterface).GetResourceVersion() //nolint:errcheck // every list is one
+			again, err := watchOnce(ctx, name, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
+			if !again || err != nil {
+				return err
+			}
 		}
-		var current runtime.Object
-		if len(items) > 0 {
-			current = items[0]
-		}
-		if ok, err := done(current); ok || err != nil {
-			return err
-		}
-		version := list.(metav1.ListInterface).GetResourceVersion() //nolint:errcheck // every list is one
-		again, err := watchOnce(ctx, name, o, metav1.ListOptions{FieldSelector: selector, ResourceVersion: version}, done)
-		if !again || err != nil {
-			return err
-		}
-	}
+	})
 }
 
 // watchOnce follows one watch; again is true if it ended before done did.
@@ -142,6 +188,10 @@ func waitRoutes(ctx context.Context) error {
 // wanted. It looks at the pods themselves: for a moment after a change the status
 // of a ReplicaSet tells how things were before. It returns when the set is gone.
 func waitMembers(ctx context.Context, c *Cluster, replicaSet string, done func(set *appsv1.ReplicaSet, members []corev1.Pod) bool) error {
+	return patiently(ctx, func(reached func()) error { return pollMembers(ctx, c, replicaSet, reached, done) })
+}
+
+func pollMembers(ctx context.Context, c *Cluster, replicaSet string, reached func(), done func(set *appsv1.ReplicaSet, members []corev1.Pod) bool) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
@@ -156,6 +206,7 @@ func waitMembers(ctx context.Context, c *Cluster, replicaSet string, done func(s
 		if err != nil {
 			return err
 		}
+		reached()
 		if done(set, members) {
 			return nil
 		}

@@ -19,6 +19,7 @@ type happening struct {
 	activity int    // 0: of none
 	title    string // of the activity
 	stage    string
+	step     bool // the stage is worth a line on a terminal
 	over     bool
 	cancel   func()
 
@@ -57,6 +58,7 @@ func ofSession(e kubelaunch.Event) happening {
 	h := happening{
 		event: string(e.Kind), title: e.Title, stage: e.Stage, over: e.Over, cancel: e.Cancel,
 		text: e.Text, important: e.Important, exit: e.Exit, took: e.Took,
+		step: e.Kind == kubelaunch.KindStage,
 	}
 	if e.Activity != 0 {
 		h.activity = 2*e.Activity - 1
@@ -101,6 +103,9 @@ func (c *console) happened(h happening) {
 		e.File, e.Line, e.Column = h.at.File, h.at.Line, h.at.Col
 	}
 	switch {
+	case h.step:
+		c.Stage(h.stage)
+		return
 	case h.event == string(reload.Rebuilding):
 		e.Text = strings.ToLower(h.title[:1]) + h.title[1:]
 		if h.stage != "" {

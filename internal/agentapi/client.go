@@ -231,9 +231,26 @@ func (c *Client) End(ctx context.Context) error {
 // Wait returns how the component ended, once it has, and once the calls of Output
 // of this client have passed on all that it wrote.
 func (c *Client) Wait(ctx context.Context) (Exit, error) {
-	s, _, release, err := c.request(ctx, Request{Op: OpWait})
+	exit, run, err := c.Exited(ctx)
 	if err != nil {
 		return Exit{}, err
+	}
+	for _, output := range c.outputsOf(run) {
+		select {
+		case <-output:
+		case <-ctx.Done():
+			return Exit{}, context.Cause(ctx)
+		}
+	}
+	return exit, nil
+}
+
+// Exited returns how the component ended that runs now, once it has, and the number of
+// its run. Its last output may still be on the way.
+func (c *Client) Exited(ctx context.Context) (exit Exit, run int, err error) {
+	s, _, release, err := c.request(ctx, Request{Op: OpWait})
+	if err != nil {
+		return Exit{}, 0, err
 	}
 	defer func() { release(); _ = s.Close() }()
 	reply, err := s.reply(OpWait)
@@ -241,19 +258,12 @@ func (c *Client) Wait(ctx context.Context) (Exit, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return Exit{}, err
+		return Exit{}, 0, err
 	}
 	if reply.Exit == nil {
-		return Exit{}, errors.New("agent: wait: no exit status")
+		return Exit{}, 0, errors.New("agent: wait: no exit status")
 	}
-	for _, output := range c.outputsOf(reply.Run) {
-		select {
-		case <-output:
-		case <-ctx.Done():
-			return Exit{}, context.Cause(ctx)
-		}
-	}
-	return *reply.Exit, nil
+	return *reply.Exit, reply.Run, nil
 }
 
 func (c *Client) outputsOf(run int) []chan struct{} {

@@ -168,9 +168,7 @@ func TestIntegrationKillAfterEachWrite(t *testing.T) {
 	for name, change := range map[string]func(*appsv1.Deployment){
 		"one replica":    func(*appsv1.Deployment) {},
 		"three replicas": func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) },
-		"recreate": func(d *appsv1.Deployment) {
-			d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
-		},
+		"recreate":       func(d *appsv1.Deployment) { d.Spec.Strategy = recreate },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := namespace(t, func(o *testcluster.Objects) { change(o.Deployment("middle")) }, "middle")
@@ -236,18 +234,14 @@ func killAfterWrite(t *testing.T, n *testcluster.Namespace, number int) (write s
 func TestIntegrationRestoreAfterLosses(t *testing.T) {
 	n := namespace(t, nil, "middle")
 	before := snapshot(t, n, "middle")
-	ctx := within(t)
 
-	t.Log("the debug pod is deleted while kubedelve runs")
+	t.Log("the debug pod is deleted, and kubedelve is gone when it has made another")
 	p, _ := debugMiddle(t, n)
 	debugPod(t, n, true)
-	if code, err := p.Wait(ctx); err != nil || code != 1 {
-		t.Errorf("kubedelve ended with code %d (%v); %s", code, err, p.Story())
+	if _, err := p.AwaitEvent(within(t), "serving"); err != nil {
+		t.Fatal(err)
 	}
-	if !strings.Contains(p.Stderr(), "its pod may have been deleted") {
-		t.Errorf("kubedelve does not say why it ended: %s", p.Story())
-	}
-	restored(t, n, "middle", before)
+	kill(t, p)
 	restoreTwice(t, n, "middle", before)
 
 	t.Log("kubedelve is gone, then the debug pod: the journal is left")
@@ -262,8 +256,26 @@ func TestIntegrationRestoreAfterLosses(t *testing.T) {
 	t.Log("restore by the session's id, from a session that lives")
 	p, ready = debugMiddle(t, n)
 	run(t, n.Kubedelve("restore", ready.Session), 0)
-	if code, err := p.Wait(ctx); err != nil || code != 1 {
+	if code, err := p.Wait(within(t)); err != nil || code != 1 {
 		t.Errorf("kubedelve ended with code %d (%v); %s", code, err, p.Story())
+	}
+	if !strings.Contains(p.Stderr(), "has run kubedelve restore") && !strings.Contains(p.Stderr(), "did somebody run kubedelve restore?") {
+		t.Errorf("kubedelve does not say why it ended: %s", p.Story())
+	}
+	restored(t, n, "middle", before)
+
+	t.Log("the journal is deleted by hand, then the debug pod")
+	p, _ = debugMiddle(t, n)
+	secrets := cluster.Client.CoreV1().Secrets(n.Name)
+	if err := secrets.DeleteCollection(within(t), metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "kubedelve.dev/session"}); err != nil {
+		t.Fatal(err)
+	}
+	debugPod(t, n, true)
+	if code, err := p.Wait(within(t)); err != nil || code != 1 {
+		t.Errorf("kubedelve ended with code %d (%v); %s", code, err, p.Story())
+	}
+	if !strings.Contains(p.Stderr(), "was deleted; did somebody run kubedelve restore?") {
+		t.Errorf("kubedelve does not say why it ended: %s", p.Story())
 	}
 	restored(t, n, "middle", before)
 }

@@ -89,10 +89,18 @@ func within(t *testing.T) context.Context {
 // the form that change gives them.
 func namespace(t *testing.T, change func(*testcluster.Objects), tiers ...string) *testcluster.Namespace {
 	t.Helper()
+	if noCluster == nil {
+		t.Parallel()
+	}
+	return namespaceAlone(t, change, tiers...)
+}
+
+// namespaceAlone is namespace for a test that no other may run beside.
+func namespaceAlone(t *testing.T, change func(*testcluster.Objects), tiers ...string) *testcluster.Namespace {
+	t.Helper()
 	if noCluster != nil {
 		t.Skip(noCluster)
 	}
-	t.Parallel()
 	ctx := within(t)
 	n, err := cluster.NewNamespace(ctx, "e2e-")
 	if err != nil {

@@ -261,10 +261,13 @@ func TestIntegrationReplicas(t *testing.T) {
 	}
 }
 
+// recreate is the strategy for workloads whose pods can't live side by side.
+var recreate = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+
 // Where two pods can't live side by side, the original ends first.
 func TestIntegrationRecreate(t *testing.T) {
 	n := namespace(t, func(o *testcluster.Objects) {
-		o.Deployment("middle").Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+		o.Deployment("middle").Spec.Strategy = recreate
 	}, allTiers...)
 	before := snapshot(t, n, "middle")
 	// Never are there two that run.

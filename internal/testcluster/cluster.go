@@ -178,6 +178,12 @@ func (c *Cluster) run(ctx context.Context, args ...string) (string, error) {
 	return stdout.String(), nil
 }
 
+// MayBreak tells whether the cluster is for these tests alone, so that all of it may be
+// disturbed: it was made here, or KUBEDELVE_TEST_MAY_BREAK is set.
+func (c *Cluster) MayBreak() bool {
+	return c.HasNode() && (c.made != "" || os.Getenv("KUBEDELVE_TEST_MAY_BREAK") != "")
+}
+
 // Made tells whether Close takes the cluster down.
 func (c *Cluster) Made() bool { return c.made != "" && os.Getenv("KUBEDELVE_KEEP_CLUSTER") == "" }
 

@@ -9,6 +9,9 @@
 // root, and [Cluster.Close] takes it down again, unless KUBEDELVE_KEEP_CLUSTER is
 // set.
 //
+// KUBEDELVE_TEST_MAY_BREAK says that nobody else uses that cluster: then its API server
+// is stopped for some tests, as that of a cluster made here is.
+//
 // # Images
 //
 // Images are made from binaries built here. A cluster of testdata/cluster gets them

@@ -62,6 +62,17 @@ func (n *Namespace) AwaitEndpoint(ctx context.Context, service, address string, 
 	})
 }
 
+// AwaitQuota waits until a ResourceQuota counts.
+func (n *Namespace) AwaitQuota(ctx context.Context, name string) error {
+	return until(ctx, "the quota "+name+" to count", func() (bool, string, error) {
+		quota, err := n.Client.CoreV1().ResourceQuotas(n.Name).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, "", err
+		}
+		return len(quota.Status.Hard) == len(quota.Spec.Hard), fmt.Sprint(quota.Status), nil
+	})
+}
+
 // GetPod sends a request to a port of a pod, through the API server.
 func (n *Namespace) GetPod(ctx context.Context, pod string, port int, path string) (string, error) {
 	out, err := n.Client.CoreV1().RESTClient().Get().Namespace(n.Name).Resource("pods").

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -25,6 +27,7 @@ type Gate struct {
 
 	server *http.Server
 	served sync.WaitGroup
+	conns  connections
 
 	mu      sync.Mutex // guards all below
 	writes  []string
@@ -62,7 +65,8 @@ func (c *Cluster) NewGate(ctx context.Context, dir string, after int, reached fu
 		return nil, fmt.Errorf("a gate to the cluster: %w", err)
 	}
 	g.server = &http.Server{Handler: forward, ReadHeaderTimeout: requestLimit}
-	g.served.Go(func() { _ = g.server.Serve(listener) }) // ends with Close
+	g.conns.Listener = listener
+	g.served.Go(func() { _ = g.server.Serve(&g.conns) }) // ends with Close
 	err = os.MkdirAll(dir, 0o700)
 	if err == nil {
 		err = c.WriteKubeconfig(g.Kubeconfig, "http://"+listener.Addr().String())
@@ -109,6 +113,56 @@ func (g *Gate) count(resp *http.Response) error {
 		return errShut
 	}
 	return nil
+}
+
+// connections are those that a listener has accepted, also those that became tunnels.
+type connections struct {
+	net.Listener
+
+	mu   sync.Mutex // guards open
+	open map[net.Conn]struct{}
+}
+
+// Accept implements [net.Listener].
+func (c *connections) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = map[net.Conn]struct{}{}
+	}
+	tracked := &connection{Conn: conn, of: c}
+	c.open[tracked] = struct{}{}
+	return tracked, nil
+}
+
+// connection is one of them until it is closed.
+type connection struct {
+	net.Conn
+	of *connections
+}
+
+// Close implements [net.Conn].
+func (c *connection) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.open, c)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Cut ends all connections through the gate, and says how many. New ones are let
+// through.
+func (g *Gate) Cut() int {
+	g.conns.mu.Lock()
+	open := slices.Collect(maps.Keys(g.conns.open))
+	g.conns.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close()
+	}
+	return len(open)
 }
 
 // Writes are those so far.

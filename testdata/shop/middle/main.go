@@ -1,5 +1,5 @@
 // Command middle computes prices: GET /price?item=NAME&count=N. It asks the tier
-// behind it what one piece costs.
+// behind it what one piece costs. GET /exit?code=N ends the program.
 package main
 
 import (
@@ -40,6 +40,10 @@ func main() {
 		fmt.Fprintf(w, "%d %s cost %d\n", order.Count, order.Item, price)
 	})
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	http.HandleFunc("/exit", func(_ http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.Atoi(r.FormValue("code"))
+		os.Exit(code)
+	})
 	log.Printf("middle listens on :8080 with arguments %q", os.Args[1:])
 	serve(&http.Server{Addr: ":8080"})
 }
