@@ -65,13 +65,20 @@ func (e *InUseError) Error() string {
 // says goodbye to Delve first, which may have to halt the component for that.
 const leavePatience = 15 * time.Second
 
+// handover is how long a debugger that has just hung up may still sit there, unseen.
+const handover = 250 * time.Millisecond
+
 // Take gives the seat to d until release is called. If somebody sits there, Take
-// returns an [*InUseError] at once, or with takeOver asks it to leave and waits
-// until it has, or ctx ends. leave is called, at most once, when d itself is to
+// returns an [*InUseError] after a moment, or with takeOver asks it to leave and
+// waits until it has, or ctx ends. leave is called, at most once, when d itself is to
 // make room: it must not wait, and release must be called soon after it.
 func (s *Seat) Take(ctx context.Context, d Debugger, takeOver bool, leave func(by Debugger)) (release func(), err error) {
 	me := &sitting{who: d, since: time.Now(), leave: leave, left: make(chan struct{})}
-	timer := time.NewTimer(leavePatience)
+	patience := handover
+	if takeOver {
+		patience = leavePatience
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
 		s.mu.Lock()
@@ -88,14 +95,10 @@ func (s *Seat) Take(ctx context.Context, d Debugger, takeOver bool, leave func(b
 		if ask {
 			other.leave(d)
 		}
-		inUse := &InUseError{Holder: other.who, Since: other.since, Stays: takeOver}
-		if !takeOver {
-			return nil, inUse
-		}
 		select {
 		case <-other.left:
 		case <-timer.C:
-			return nil, inUse
+			return nil, &InUseError{Holder: other.who, Since: other.since, Stays: takeOver}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

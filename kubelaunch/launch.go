@@ -40,7 +40,7 @@ type Options struct {
 	// component gets no more requests.
 	KeepReadiness bool
 	// Grace is how long a component may stay halted without a debugger.
-	// Default: 30 s.
+	// Default: 30 s; 2 s on this machine.
 	Grace time.Duration
 	// TTL is how long the debug build stays without a client. Default: 10 min.
 	TTL time.Duration

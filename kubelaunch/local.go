@@ -22,7 +22,9 @@ import (
 // session, and within seconds if this process is killed.
 func Local(ctx context.Context, agentProgram string, binary Binary, o Options) (*Session, error) {
 	o.TTL = 5 * time.Second // whoever is gone for longer will not come back
-	o.Grace = 2 * time.Second
+	if o.Grace <= 0 {
+		o.Grace = 2 * time.Second
+	}
 	if o.OnExit == "" {
 		o.OnExit = EndSession
 	}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/dapserver"
 	"github.com/kubedelve/kubedelve/internal/reload"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
@@ -27,7 +28,7 @@ type debugFlags struct {
 
 	program, container, listen, output string
 	logDAP                             string
-	stopOnEntry                        bool
+	stopOnEntry, takeOver              bool
 	tags, buildFlags, env              []string
 	ldflags, cgo, workdir              string
 	entrypoint                         []string
@@ -94,6 +95,7 @@ With -o json each line of standard output is an object with the members event, s
 	flags.StringVarP(&f.container, "container", "c", "", "the container; needed if the pod has several")
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:2345", "the local address for debuggers; port 0 takes any that is free")
 	flags.BoolVar(&f.stopOnEntry, "stop-on-entry", false, "wait for a debugger before the program begins")
+	flags.BoolVar(&f.takeOver, "take-over", false, "let a debugger that connects later take the session from the one before")
 	flags.StringSliceVar(&f.tags, "tags", nil, "build tags")
 	flags.StringVar(&f.ldflags, "ldflags", "", "linker flags, like -X main.version=v1 (-s and -w are left out)")
 	flags.StringArrayVar(&f.buildFlags, "build-flag", nil, "another flag for go build; may be repeated")
@@ -150,6 +152,9 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 	if !slices.Contains(pullPolicies, f.pullPolicy) {
 		return r, usagef(cmd, "--agent-image-pull-policy %q: choose Always, IfNotPresent or Never", f.pullPolicy)
 	}
+	if r.target == kubelaunch.KindLocal && !cmd.Flags().Changed("grace") {
+		r.options.Grace = 0 // shorter, see kubelaunch.Local
+	}
 	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 		r.options.Args = append([]string{}, args[dash:]...)
 	}
@@ -200,7 +205,8 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place(), Tunnel: l.session.Tunnel(),
 		Text: readyText(l, address),
 	})
-	return hold(ctx, l, listener, console, log, messages, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	d := &debuggers{launched: l, seat: &dapserver.Seat{}, takeOver: f.takeOver, log: log, messages: messages}
+	return hold(ctx, d, listener, console, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 // readyText tells what the user can do now.
@@ -231,7 +237,8 @@ func listenLocal(cmd *cobra.Command, address string) (net.Listener, error) {
 }
 
 // hold serves debuggers until Ctrl-C or until the component has ended.
-func hold(ctx context.Context, l *launched, listener net.Listener, console *console, log logger, messages *messages, stdout, stderr io.Writer) error {
+func hold(ctx context.Context, d *debuggers, listener net.Listener, console *console, stdout, stderr io.Writer) error {
+	l := d.launched
 	ctx, cancel := context.WithCancelCause(ctx)
 	var tasks taskGroup
 	defer func() { cancel(nil); tasks.Wait() }()
@@ -260,7 +267,7 @@ func hold(ctx context.Context, l *launched, listener net.Listener, console *cons
 		cancel(&exitedError{exit})
 	})
 	tasks.Go(func() { // ends with ctx
-		cancel(serveDebuggers(ctx, l, listener, log, messages))
+		cancel(d.serve(ctx, listener))
 	})
 	<-ctx.Done()
 	var exited *exitedError

@@ -119,7 +119,7 @@ func TestARefusedJSONRPCClientGetsAnAnswer(t *testing.T) {
 	client, server := net.Pipe()
 	defer func() { _ = client.Close() }()
 	done := make(chan error, 1)
-	go func() { done <- refuseJSONRPC(server, "in use by somebody") }()
+	go func() { done <- newRPCRelay(server).refuse("in use by somebody") }()
 	if _, err := io.WriteString(client, `{"method":"RPCServer.GetVersion","params":[{}],"id":7}`); err != nil {
 		t.Fatal(err)
 	}

@@ -3,15 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kubedelve/kubedelve/dapserver"
-	"github.com/kubedelve/kubedelve/kubelaunch"
 )
 
 type (
@@ -19,10 +16,24 @@ type (
 	taskGroup = sync.WaitGroup
 )
 
-// serveDebuggers gives each connection the running session. DAP begins with the
-// header Content-Length, Delve's JSON-RPC with a brace.
-func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log logger, messages *messages) error {
-	server := dapserver.New(dapserver.Config{Session: sharedSession{&dapSession{launched: l}}, Logger: log, Message: messages.message()})
+// debuggers are those that come to the address of a running session, one at a time.
+type debuggers struct {
+	launched *launched
+	seat     *dapserver.Seat
+	takeOver bool // whoever comes later displaces the one before
+	log      logger
+	messages *messages
+	// stale says that a JSON-RPC client may have left breakpoints behind.
+	stale atomic.Bool
+}
+
+// serve gives each connection the session. DAP begins with the header
+// Content-Length, Delve's JSON-RPC with a brace. It returns when ctx has ended.
+func (d *debuggers) serve(ctx context.Context, listener net.Listener) error {
+	server := dapserver.New(dapserver.Config{
+		Session: sharedSession{&dapSession{launched: d.launched}, d}, Seat: d.seat, TakeOver: d.takeOver,
+		Logger: d.log, Message: d.messages.message(),
+	})
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var connections taskGroup
@@ -45,12 +56,12 @@ func serveDebuggers(ctx context.Context, l *launched, listener net.Listener, log
 			}
 			debugger := &peeked{Conn: conn, r: r}
 			if first[0] == '{' {
-				err = serveJSONRPC(ctx, l, debugger)
+				err = d.serveJSONRPC(ctx, debugger)
 			} else {
 				err = server.ServeConn(ctx, debugger)
 			}
 			if err != nil {
-				log.Info("debugger", "from", conn.RemoteAddr().String(), "error", err)
+				d.log.Info("debugger", "from", conn.RemoteAddr().String(), "error", err)
 			}
 		})
 	}
@@ -70,38 +81,4 @@ func (p *peeked) CloseWrite() error {
 		return c.CloseWrite()
 	}
 	return nil
-}
-
-// serveJSONRPC passes a JSON-RPC client through to Delve.
-func serveJSONRPC(ctx context.Context, l *launched, client *peeked) error {
-	delve, err := l.session.Dial(ctx, kubelaunch.DialOptions{})
-	if err != nil {
-		text := err.Error()
-		if kubelaunch.InUse(err) {
-			text = err.Error() + "; disconnect there first"
-		}
-		return errors.Join(err, refuseJSONRPC(client, text))
-	}
-	return dapserver.Relay(ctx, client, delve)
-}
-
-// refuseJSONRPC answers each request (JSON-RPC 1.0, as package net/rpc/jsonrpc
-// speaks it) with an error, until the client hangs up. The first one alone would not
-// do: it is about the version, and Delve's clients don't look at its answer.
-func refuseJSONRPC(client io.ReadWriter, text string) error {
-	requests, answers := json.NewDecoder(io.LimitReader(client, 1<<20)), json.NewEncoder(client)
-	for {
-		var request struct {
-			ID json.RawMessage `json:"id"`
-		}
-		if err := requests.Decode(&request); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		if err := answers.Encode(map[string]any{"id": request.ID, "result": nil, "error": text}); err != nil {
-			return err
-		}
-	}
 }

@@ -161,7 +161,16 @@ func (s *dapSession) Close(ctx context.Context) error { return s.close(ctx, nil)
 
 // sharedSession belongs to the command that began it: a debugger that leaves only
 // hangs up on Delve.
-type sharedSession struct{ *dapSession }
+type sharedSession struct {
+	*dapSession
+	debuggers *debuggers
+}
+
+// Dial implements [dapserver.Session].
+func (s sharedSession) Dial(ctx context.Context) (dapserver.Connection, error) {
+	s.debuggers.clearStale(ctx)
+	return s.dapSession.Dial(ctx)
+}
 
 // Detach implements [dapserver.Session].
 func (s sharedSession) Detach(context.Context) error {
