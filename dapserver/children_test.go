@@ -108,8 +108,7 @@ func (h *hosts) attach(r *dap.StartDebuggingRequest) *editor {
 	e := h.open(h.t)
 	e.initializeWith(true)
 	e.attachTo(r)
-	e.awaitLaunched()
-	want[*dap.AttachResponse](e)
+	e.awaitAttached()
 	return e
 }
 
@@ -142,9 +141,9 @@ func (e *editor) runTo(name string) int {
 func (d *delve) ticks(t testing.TB) {
 	t.Helper()
 	buf := make([]byte, 100)
-	d.stdout.SetReadDeadline(deadline())
+	d.last().stdout.SetReadDeadline(deadline())
 	for range 3 {
-		if n, err := d.stdout.Read(buf); err != nil {
+		if n, err := d.last().stdout.Read(buf); err != nil {
 			t.Fatalf("the component does not run: %q, %v", buf[:n], err)
 		}
 	}
@@ -152,11 +151,11 @@ func (d *delve) ticks(t testing.TB) {
 
 // kubedelve is the real kubedelve, built when a test needs it first.
 var kubedelve = sync.OnceValues(func() (string, error) {
-	bin, err := fixture()
+	b, err := build()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(filepath.Dir(bin), "kubedelve")
+	path := filepath.Join(filepath.Dir(b.plain), "kubedelve")
 	cmd := exec.Command("go", "build", "-o", path, "../cmd/kubedelve")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -482,7 +481,7 @@ func TestAJoinedClientCountsForItself(t *testing.T) {
 	wantError(c, idFailedToAttach, "has ended")
 	c.attachTo(r)
 	last := int64(0)
-	for _, kind := range []string{"capabilities", "initialized", "attach", "threads"} {
+	for _, kind := range []string{"capabilities", "capabilities", "initialized", "attach", "threads"} {
 		if kind == "threads" {
 			c.request("threads", "")
 		}

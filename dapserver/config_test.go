@@ -3,6 +3,7 @@ package dapserver
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -92,16 +93,22 @@ func TestBreakpointsAreRecorded(t *testing.T) {
 		{"setFunctionBreakpoints", `{"breakpoints":[{"name":"main.f"}]}`},
 		{"threads", `{}`},
 	} {
-		b.record(r.command, json.RawMessage(r.arguments))
+		b.record(r.command, json.RawMessage(r.arguments), Run{})
 	}
-	if len(b.sources) != 1 || string(b.sources[0].arguments) != `{"source":{"path":"/a.go"},"breakpoints":[{"line":3,"condition":"x"}]}` {
-		t.Errorf("got sources %s", b.sources)
+	var got []string
+	for _, set := range b.sets {
+		got = append(got, set.command+" "+string(set.arguments))
 	}
-	if len(b.others) != 1 || string(b.others["setFunctionBreakpoints"]) != `{"breakpoints":[{"name":"main.f"}]}` {
-		t.Errorf("got others %s", b.others)
+	if want := []string{
+		`setBreakpoints {"source":{"path":"/a.go"},"breakpoints":[{"line":3,"condition":"x"}]}`,
+		// Without any it is kept until Delve has been told.
+		`setBreakpoints {"source":{"path":"/b.go"},"breakpoints":[]}`,
+		`setFunctionBreakpoints {"breakpoints":[{"name":"main.f"}]}`,
+	}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
-	got, _ := json.Marshal(b.clearing()[0].arguments)
-	if want := `{"breakpoints":[],"source":{"path":"/a.go"}}`; string(got) != want {
-		t.Errorf("got clearing %s, want %s", got, want)
+	clear, _ := json.Marshal(b.clearing()[0].arguments)
+	if want := `{"breakpoints":[],"source":{"path":"/a.go"}}`; string(clear) != want {
+		t.Errorf("got clearing %s, want %s", clear, want)
 	}
 }

@@ -46,14 +46,18 @@ func decodeLaunchConfig(request string, arguments json.RawMessage) (*LaunchConfi
 }
 
 // backendArguments are the arguments of the attach request to headless Delve:
-// the user's own attributes, and the path rules with the user's first.
-func (c *LaunchConfig) backendArguments(computed []PathRule) (json.RawMessage, error) {
+// the user's own attributes, and the path rules with the user's first. With
+// halt it leaves the component halted, whatever the user wants.
+func (c *LaunchConfig) backendArguments(computed []PathRule, halt bool) (json.RawMessage, error) {
 	args := maps.Clone(c.Delve)
 	if args == nil {
 		args = map[string]json.RawMessage{}
 	}
 	args["request"] = json.RawMessage(`"attach"`)
 	args["mode"] = json.RawMessage(`"remote"`)
+	if halt {
+		args["stopOnEntry"] = json.RawMessage("true")
+	}
 	// A rule list, even one of the user's, turns off Delve's guess, which is
 	// wrong now and then where one module's path begins like another's.
 	if rules := slices.Concat(c.SubstitutePath, computed); len(rules) > 0 {

@@ -57,14 +57,11 @@ func (p *delveProcess) Stop() error {
 // startDelveProcess is startDelve for tests with several of them.
 func startDelveProcess(t testing.TB, args ...string) *delve {
 	t.Helper()
-	bin, err := fixture()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &delve{exitCode: make(chan int, 1)}
+	bin := fixtures(t).plain
+	d, run := newDelve(t, args...), &delveRun{run: Run{Binary: bin}}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), delveProcessEnv+"="+strings.Join(append([]string{bin}, args...), "\n"))
-	for _, r := range []**os.File{&d.stdout, &d.stderr} {
+	for _, r := range []**os.File{&run.stdout, &run.stderr} {
 		read, write, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -86,12 +83,12 @@ func startDelveProcess(t testing.TB, args ...string) *delve {
 	for _, f := range cmd.ExtraFiles {
 		f.Close()
 	}
-	d.server = &delveProcess{cmd, stdin}
-	t.Cleanup(d.stop)
+	run.server = &delveProcess{cmd, stdin}
 	line, err := bufio.NewReader(stderr).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "127.") {
 		t.Fatalf("starting a Delve: %v, %s", err, line)
 	}
-	d.addr = strings.TrimSpace(line)
+	run.addr = strings.TrimSpace(line)
+	d.add(run)
 	return d
 }

@@ -2,9 +2,6 @@ package dapserver
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"time"
 	"unicode/utf8"
 
@@ -14,19 +11,21 @@ import (
 const (
 	// outputGrace is how long the last output may come after the exit.
 	outputGrace = time.Second
-	// exitGrace is how long Delve, or else the session, has to say how the
-	// component ended. Delve is the one to be heard if it does.
+	// exitGrace is how long the connection to Delve has to show that the
+	// component has ended, and the session to know the exit code.
 	exitGrace = 2 * time.Second
 )
 
-// startPumps starts the goroutines that carry the component's output and its
-// exit status. They end with their streams, or in release.
+// startPumps starts the goroutines that carry the component's output, what
+// happens to the session, and the exit status. They end with their streams, or in
+// release.
 func (s *session) startPumps(ctx context.Context, st *start) {
 	ctx, st.stopPumps = context.WithCancel(context.WithoutCancel(ctx))
 	st.pumps.Go(func() {
 		defer close(st.outputDone)
 		s.pumpOutput(ctx, st.target)
 	})
+	st.pumps.Go(func() { s.follow(ctx, st) })
 	st.pumps.Go(func() {
 		code, err := st.target.Wait(ctx)
 		if err != nil {
@@ -41,12 +40,36 @@ func (s *session) startPumps(ctx context.Context, st *start) {
 	})
 }
 
-// pumpOutput makes output events of what the component writes. A character
-// that is cut in two by the pieces waits for its second half, else it would
-// not survive JSON.
+// origin is where a piece of output came from, in the event's data.
+type origin struct {
+	Place string `json:"place,omitempty"`
+	Run   int    `json:"run,omitempty"`
+}
+
+// pumpOutput makes output events of what the component writes, and says where
+// it runs whenever that changes. A character that is cut in two by the pieces
+// waits for its second half, else it would not survive JSON.
 func (s *session) pumpOutput(ctx context.Context, target Session) {
 	rest := map[OutputStream][]byte{}
+	var from origin
+	flush := func() {
+		for _, stream := range []OutputStream{Stdout, Stderr, Console} {
+			if p := rest[stream]; len(p) > 0 {
+				_ = s.outputFrom(ctx, stream, string(p), from)
+			}
+		}
+		clear(rest)
+	}
 	err := target.Output(ctx, func(piece Piece) error {
+		if now := (origin{piece.Place, piece.Run}); now != from {
+			flush()
+			if now.Place != from.Place && now.Place != "" {
+				if err := s.output(ctx, Console, "── "+now.Place+" ──\n", nil); err != nil {
+					return err
+				}
+			}
+			from = now
+		}
 		stream := piece.Stream
 		p := append(rest[stream], piece.Data...)
 		whole := len(p) - len(cutRune(p))
@@ -56,18 +79,14 @@ func (s *session) pumpOutput(ctx context.Context, target Session) {
 			for n < len(p) && n > 1 && !utf8.RuneStart(p[n]) {
 				n--
 			}
-			if err := s.output(ctx, stream, string(p[:n]), nil); err != nil {
+			if err := s.outputFrom(ctx, stream, string(p[:n]), from); err != nil {
 				return err
 			}
 			p = p[n:]
 		}
 		return nil
 	})
-	for stream, p := range rest {
-		if len(p) > 0 {
-			_ = s.output(ctx, stream, string(p), nil)
-		}
-	}
+	flush()
 	if err != nil && ctx.Err() == nil && s.editor.cause() == nil {
 		s.log.Warn("the component's output broke off", "error", err)
 		_ = s.output(ctx, Important, "kubedelve: the output of the component broke off: "+err.Error()+"\n", nil)
@@ -113,34 +132,31 @@ func (s *session) claimEnd(flag func(*state) *bool) (mine bool) {
 	return mine
 }
 
-// componentExited tells the client about the exit if Delve doesn't.
+// componentExited tells the client that the component has ended for good if the
+// connection to Delve doesn't make it known: a process that is gone can leave one
+// that is silent.
 func (s *session) componentExited(ctx context.Context, st *start) {
 	timer := time.NewTimer(exitGrace)
 	defer timer.Stop()
 	select {
-	case <-st.ended:
-		return
 	case <-ctx.Done():
 		return
 	case <-timer.C:
 	}
 	running := false
-	s.update(func(state *state) { running = state.phase == phaseRunning || state.phase == phaseEnded })
+	s.update(func(state *state) {
+		running = state.phase >= phaseReconnecting && state.phase <= phaseEnded && !state.ending
+	})
 	if running {
 		s.awaitOutput(ctx, st)
-		s.tellExit(ctx, st)
+		s.tellExit(ctx, st.exitCode)
 		s.tellEnd(ctx)
 	}
 }
 
-func (s *session) tellExit(ctx context.Context, st *start) {
-	select {
-	case <-st.exited:
-	default:
-		return
-	}
+func (s *session) tellExit(ctx context.Context, code int) {
 	if s.claimEnd(func(st *state) *bool { return &st.exitTold }) {
-		s.event(ctx, "exited", dap.ExitedEventBody{ExitCode: st.exitCode})
+		s.event(ctx, "exited", dap.ExitedEventBody{ExitCode: code})
 	}
 }
 
@@ -151,53 +167,4 @@ func (s *session) tellEnd(ctx context.Context) {
 	if initialized && s.claimEnd(func(st *state) *bool { return &st.endTold }) {
 		s.event(ctx, "terminated", nil)
 	}
-}
-
-// backendLost is called when Delve's connection has ended, by its reader. All
-// that waits for an answer gets one.
-func (s *session) backendLost(ctx context.Context, b *backend, cause error) {
-	var orphans []pending
-	var at phase
-	s.update(func(st *state) {
-		at = st.phase
-		if st.backend != b {
-			at = phaseClosing // given up already
-		} else if at != phaseStarting {
-			st.backend = nil
-		}
-		for _, p := range b.pending {
-			if p.answer == nil {
-				orphans = append(orphans, p)
-			}
-		}
-		b.pending = map[int64]pending{}
-	})
-	for _, p := range orphans {
-		s.fail(ctx, &envelope{seq: p.editorSeq, command: p.command},
-			&requestError{idNoBackend, "No connection to Delve", errBackendLost.Error(), false})
-	}
-	if at != phaseRunning {
-		return
-	}
-	s.log.Warn("lost Delve", "error", cause)
-	timer := time.NewTimer(exitGrace)
-	defer timer.Stop()
-	known := false
-	select {
-	case <-b.start.exited:
-		known = true
-	case <-timer.C:
-	case <-ctx.Done():
-		return
-	}
-	s.awaitOutput(ctx, b.start)
-	if known {
-		s.tellExit(ctx, b.start)
-	} else {
-		if errors.Is(cause, io.EOF) {
-			cause = errors.New("it was closed on the other side")
-		}
-		_ = s.output(ctx, Important, fmt.Sprintf("kubedelve: lost the connection to Delve in %s: %v\n", b.start.target.Name(), cause), nil)
-	}
-	s.tellEnd(ctx)
 }

@@ -23,6 +23,8 @@ const (
 	idNotCancelled       = 7110
 	idClosing            = 7111
 	idCancelled          = 7112
+	idReconnecting       = 7113
+	idTerminate          = 7114
 	idProgram            = 7120
 )
 
@@ -38,6 +40,7 @@ var errorKinds = []errorKind{
 	{idTooLarge, "Request too large", "Delve takes 4 MiB in one request", "evaluate or set less at once"},
 	{idRestart, "Cannot restart", "the session cannot be restarted", "what the text says"},
 	{idInUse, "Session in use", "another client has the session; the text names it", "disconnect there, or take it over: `takeOver`"},
+	{idTerminate, "Cannot terminate", "the component was put under the debugger elsewhere", "end it there, or disconnect"},
 	{idInternal, "Internal error", "a defect of kubedelve or of Delve", ""},
 	{idNotInitialized, "Not initialized", "a request came before `initialize`", ""},
 	{idAlreadyInitialized, "Already initialized", "`initialize` came twice", ""},
@@ -46,6 +49,7 @@ var errorKinds = []errorKind{
 	{idMalformed, "Malformed request", "it is no request of the protocol, or has arguments of a wrong type", ""},
 	{idBusy, "Busy", "too many requests wait for Delve or for the launch", ""},
 	{idNoBackend, "No connection to Delve", "the component has ended, or the way to it is lost", ""},
+	{idReconnecting, "Reconnecting", "the component is rebuilt, started again or out of reach just now", ""},
 	{idNotCancelled, "Nothing to cancel", "the request to be cancelled is not waiting", ""},
 	{idClosing, "Session is being ended", "a request came after `disconnect`", ""},
 	{idProgram, "Cannot read the debugging information", "the binary on this machine cannot be read", ""},

@@ -171,7 +171,7 @@ func FuzzLaunchConfig(f *testing.F) {
 				}
 				continue
 			}
-			args, err := cfg.backendArguments([]PathRule{{"/a", "b"}})
+			args, err := cfg.backendArguments([]PathRule{{"/a", "b"}}, false)
 			if err != nil || !json.Valid(args) {
 				t.Errorf("arguments for Delve %s, %v", args, err)
 			}

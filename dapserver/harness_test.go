@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,13 +17,16 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/go-delve/delve/pkg/proc"
 	"github.com/go-delve/delve/service"
+	"github.com/go-delve/delve/service/api"
 	"github.com/go-delve/delve/service/dap/daptest"
 	"github.com/go-delve/delve/service/debugger"
+	"github.com/go-delve/delve/service/rpc2"
 	"github.com/go-delve/delve/service/rpccommon"
 	"github.com/google/go-dap"
 
@@ -61,28 +65,66 @@ func checkLeaks(t testing.TB) {
 	})
 }
 
-var fixture = sync.OnceValues(func() (string, error) {
+// binaries are the fixture as it is, and with its source changed but not its
+// path: another text, and a line more at the head. They are built before any
+// Delve runs, since that would get the compiler's end told as that of a process
+// of its own.
+type binaries struct{ plain, otherText, oneLineMore string }
+
+var build = sync.OnceValues(func() (*binaries, error) {
 	dir, err := os.MkdirTemp("", "dapserver")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	bin := filepath.Join(dir, "fixture")
-	// Only package main without optimisation: the standard library would take
-	// a minute to compile again.
-	out, err := exec.Command("go", "build", "-gcflags=-N -l", "-o", bin, "./testdata/fixture").CombinedOutput()
+	b := &binaries{filepath.Join(dir, "plain"), filepath.Join(dir, "othertext"), filepath.Join(dir, "onelinemore")}
+	path, err := filepath.Abs("testdata/fixture/main.go")
 	if err != nil {
-		return "", fmt.Errorf("building the fixture: %w\n%s", err, out)
+		return nil, err
 	}
-	return bin, nil
+	source, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	for bin, text := range map[string]string{
+		b.plain:       string(source),
+		b.otherText:   strings.Replace(string(source), `"hello"`, `"goodbye"`, 1),
+		b.oneLineMore: strings.Replace(string(source), "var counter,", "\nvar counter,", 1),
+	} {
+		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: bin + ".go"}})
+		if err != nil {
+			return nil, err
+		}
+		for file, data := range map[string][]byte{bin + ".go": []byte(text), bin + ".json": overlay} {
+			if err := os.WriteFile(file, data, 0o600); err != nil {
+				return nil, err
+			}
+		}
+		// Only package main without optimisation: the standard library would
+		// take a minute to compile again.
+		out, err := exec.Command("go", "build", "-gcflags=-N -l", "-overlay", bin+".json", "-o", bin, "./testdata/fixture").CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("building the fixture: %w\n%s", err, out)
+		}
+	}
+	return b, nil
 })
+
+func fixtures(t testing.TB) *binaries {
+	t.Helper()
+	b, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
 
 func TestMain(m *testing.M) {
 	if args := os.Getenv(delveProcessEnv); args != "" {
 		os.Exit(runDelveProcess(strings.Split(args, "\n")))
 	}
 	code := m.Run()
-	if bin, err := fixture(); err == nil {
-		os.RemoveAll(filepath.Dir(bin))
+	if b, err := build(); err == nil {
+		os.RemoveAll(filepath.Dir(b.plain))
 	}
 	os.Exit(code)
 }
@@ -126,55 +168,116 @@ func fixtureBreakpoint(t testing.TB, name string) (file string, line int) {
 	return "", 0
 }
 
-// delve is a Session: the fixture under a headless Delve in this process.
+// symbol is the address of a function of a binary.
+func symbol(t testing.TB, bin, name string) uint64 {
+	t.Helper()
+	f, err := elf.Open(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		if s.Name == name {
+			return s.Value
+		}
+	}
+	t.Fatalf("no %s in %s", name, bin)
+	return 0
+}
+
+// delve is a Session: the fixture under a headless Delve in this process, or
+// under several, one after the other.
 type delve struct {
+	t    testing.TB
+	args []string
+	// again makes Dial start the component again when it has ended, as a
+	// workload is; else its end is that of the session.
+	again   bool
+	restart func(context.Context, *LaunchConfig) error
+	events  chan Event
+	over    chan struct{} // closed at the end
+
+	mu               sync.Mutex // guards all below
+	runs             []*delveRun
+	up               bool          // the last of them can be dialled
+	changed          chan struct{} // closed and replaced when the two above change
+	dials            int
+	closes, detaches int
+	exit             *int
+	conns            []net.Conn
+}
+
+// delveRun is one of them.
+type delveRun struct {
+	run            Run
 	server         interface{ Stop() error }
 	addr           string
 	stdout, stderr *os.File // read ends
 	program        *debuginfo.Program
-
-	exitCode chan int // what Wait returns
-
-	mu               sync.Mutex
-	dials            int
-	closes, detaches int
-	stopped          bool
+	stopped        bool
+	pid            int // 0 in a Delve that is a process of its own
 }
 
 func startDelve(t testing.TB, args ...string) *delve {
 	t.Helper()
-	bin, err := fixture()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := fixtures(t).plain
+	d := newDelve(t, args...)
+	d.start(bin, false)
+	return d
+}
+
+func newDelve(t testing.TB, args ...string) *delve {
+	d := &delve{t: t, args: args, events: make(chan Event, 10), over: make(chan struct{}), changed: make(chan struct{})}
+	t.Cleanup(d.stop)
+	return d
+}
+
+// start begins another run.
+func (d *delve) start(bin string, reload bool) {
+	d.t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
-	d := &delve{addr: listener.Addr().String(), exitCode: make(chan int, 1)}
-	if d.program, err = debuginfo.Open(bin); err != nil {
-		t.Fatal(err)
+	r := &delveRun{addr: listener.Addr().String(), run: Run{Binary: bin, Reload: reload}}
+	if r.program, err = debuginfo.Open(bin); err != nil {
+		d.t.Fatal(err)
 	}
+	r.run.Program = r.program
 	var ends [2]*os.File
-	for i, r := range []**os.File{&d.stdout, &d.stderr} {
-		if *r, ends[i], err = os.Pipe(); err != nil {
-			t.Fatal(err)
+	for i, end := range []**os.File{&r.stdout, &r.stderr} {
+		if *end, ends[i], err = os.Pipe(); err != nil {
+			d.t.Fatal(err)
 		}
 	}
-	server := rpccommon.NewServer(delveConfig(listener, append([]string{bin}, args...), ends[0], ends[1]))
+	server := rpccommon.NewServer(delveConfig(listener, append([]string{bin}, d.args...), ends[0], ends[1]))
 	if err := server.Run(); err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
-	d.server = server
+	r.server = server
 	ends[0].Close()
 	ends[1].Close()
-	t.Cleanup(func() {
-		d.stop()
-		if err := d.program.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
+	if state := r.state(); state == nil || state.Pid <= 1 {
+		d.t.Fatalf("the component has no process: %+v", state)
+	} else {
+		r.pid = state.Pid
+	}
+	d.add(r)
+}
+
+// add makes r the last run.
+func (d *delve) add(r *delveRun) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r.run.Halted, r.run.Fresh = true, true
+	r.run.Number = len(d.runs) + 1
+	r.run.Place = fmt.Sprintf("pod web-%d", r.run.Number)
+	d.runs, d.up = append(d.runs, r), true
+	d.change()
 }
 
 func delveConfig(listener net.Listener, argv []string, stdout, stderr *os.File) *service.Config {
@@ -191,15 +294,130 @@ func delveConfig(listener net.Listener, argv []string, stdout, stderr *os.File) 
 	}
 }
 
-func (d *delve) stop() {
+// change wakes whoever waits. The caller holds the lock.
+func (d *delve) change() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// last is the last run.
+func (d *delve) last() *delveRun {
 	d.mu.Lock()
-	stopped := d.stopped
-	d.stopped = true
+	defer d.mu.Unlock()
+	return d.runs[len(d.runs)-1]
+}
+
+// kill ends the last run together with its Delve.
+func (d *delve) kill() {
+	d.cut()
+	r := d.last()
+	d.mu.Lock()
+	stopped := r.stopped
+	r.stopped, d.up = true, false
+	d.change()
 	d.mu.Unlock()
 	if !stopped {
-		_ = d.server.Stop()
-		d.stdout.Close()
-		d.stderr.Close()
+		// Delve may be just about to let the process go on, and would then
+		// wait for it forever.
+		if r.pid != 0 {
+			_ = syscall.Kill(r.pid, syscall.SIGKILL)
+		}
+		_ = r.server.Stop()
+	}
+}
+
+// swap replaces the last run by a new one.
+func (d *delve) swap(bin string, reload bool) {
+	d.t.Helper()
+	d.kill()
+	d.start(bin, reload)
+}
+
+// cut closes the connections to Delve, which lives on.
+func (d *delve) cut() {
+	d.mu.Lock()
+	conns := d.conns
+	d.conns = nil
+	d.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// block makes Dial wait until allow is called.
+func (d *delve) block() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.up = false
+}
+
+func (d *delve) allow() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.up = true
+	d.change()
+}
+
+// state is that of the component; its Pid is set only when it is halted. It is
+// nil if there is no Delve any more.
+func (r *delveRun) state() *api.DebuggerState {
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		return nil
+	}
+	conn.SetDeadline(deadline())
+	client := rpc2.NewClientFromConn(conn)
+	defer conn.Close()
+	state, err := client.GetStateNonBlocking()
+	if err == nil {
+		return state
+	}
+	var code int
+	if _, after, found := strings.Cut(err.Error(), "has exited with status "); found {
+		if _, err := fmt.Sscan(after, &code); err == nil {
+			return &api.DebuggerState{Exited: true, ExitStatus: code}
+		}
+	}
+	return nil
+}
+
+// signal sends a signal to the process of the last run.
+func (d *delve) signal(sig syscall.Signal) {
+	d.t.Helper()
+	if err := syscall.Kill(d.last().pid, sig); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// stop ends everything.
+func (d *delve) stop() {
+	d.mu.Lock()
+	runs := d.runs
+	d.mu.Unlock()
+	d.finish(nil)
+	if len(runs) > 0 {
+		d.kill()
+	}
+	for _, r := range runs {
+		r.stdout.Close()
+		r.stderr.Close()
+		if r.program != nil {
+			if err := r.program.Close(); err != nil {
+				d.t.Error(err)
+			}
+		}
+	}
+}
+
+// finish ends the session.
+func (d *delve) finish(code *int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case <-d.over:
+	default:
+		d.exit = code
+		close(d.over)
 	}
 }
 
@@ -216,37 +434,119 @@ func (c connection) Run() Run { return c.run }
 func (d *delve) Dial(ctx context.Context) (Connection, error) {
 	d.mu.Lock()
 	d.dials++
+	first := d.dials == 1
 	d.mu.Unlock()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.addr)
-	if err != nil {
-		return nil, err
+	for {
+		d.mu.Lock()
+		up, changed, r := d.up, d.changed, d.runs[len(d.runs)-1]
+		run := r.run
+		d.mu.Unlock()
+		if up && !first {
+			state := r.state()
+			switch {
+			case state == nil: // killed in this moment
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+				continue
+			case state.Exited && d.again:
+				d.kill()
+				d.start(run.Binary, false)
+				continue
+			case state.Exited:
+				d.finish(&state.ExitStatus)
+				return nil, &ExitError{state.ExitStatus}
+			}
+			run.Halted = !state.Running
+		}
+		if up {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.addr)
+			if err != nil {
+				return nil, err
+			}
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			r.run.Fresh = false
+			d.conns = append(d.conns, conn)
+			return connection{conn, run}, nil
+		}
+		select {
+		case <-changed:
+		case <-d.over:
+			return nil, errors.New("the session is over")
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return connection{conn, Run{Number: 1, Halted: true, Fresh: true, Program: d.program}}, nil
 }
 
-func (d *delve) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
+func (d *delve) Follow(ctx context.Context, tell func(Event)) {
+	for {
+		select {
+		case e := <-d.events:
+			tell(e)
+		case <-d.over:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
-func (d *delve) Restart(context.Context, *LaunchConfig) error { return errors.New("not in this test") }
+func (d *delve) Restart(ctx context.Context, cfg *LaunchConfig) error {
+	if d.restart == nil {
+		return errors.New("not in this test")
+	}
+	return d.restart(ctx, cfg)
+}
 
 func (d *delve) Output(ctx context.Context, emit func(Piece) error) error {
+	for n := 0; ; n++ {
+		d.mu.Lock()
+		changed := d.changed
+		var r *delveRun
+		if n < len(d.runs) {
+			r = d.runs[n]
+		}
+		d.mu.Unlock()
+		if r != nil {
+			if err := r.output(ctx, emit); err != nil {
+				return err
+			}
+			continue
+		}
+		n--
+		select {
+		case <-changed:
+		case <-d.over:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (r *delveRun) output(ctx context.Context, emit func(Piece) error) error {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	stop := context.AfterFunc(ctx, func() {
-		d.stdout.SetReadDeadline(time.Now())
-		d.stderr.SetReadDeadline(time.Now())
+		r.stdout.SetReadDeadline(time.Now())
+		r.stderr.SetReadDeadline(time.Now())
 	})
 	defer stop()
-	for stream, r := range map[OutputStream]*os.File{Stdout: d.stdout, Stderr: d.stderr} {
-		r.SetReadDeadline(time.Time{})
+	for stream, f := range map[OutputStream]*os.File{Stdout: r.stdout, Stderr: r.stderr} {
+		f.SetReadDeadline(time.Time{})
 		wg.Go(func() {
 			buf := make([]byte, 100)
 			for {
-				n, err := r.Read(buf)
+				n, err := f.Read(buf)
 				if err != nil {
 					return
 				}
 				mu.Lock()
-				err = emit(Piece{Stream: stream, Data: buf[:n]})
+				err = emit(Piece{Stream: stream, Data: buf[:n], Run: r.run.Number, Place: r.run.Place})
 				mu.Unlock()
 				if err != nil {
 					return
@@ -260,11 +560,16 @@ func (d *delve) Output(ctx context.Context, emit func(Piece) error) error {
 
 func (d *delve) Wait(ctx context.Context) (int, error) {
 	select {
-	case code := <-d.exitCode:
-		return code, nil
+	case <-d.over:
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.exit == nil {
+		return 0, errors.New("nobody has looked")
+	}
+	return *d.exit, nil
 }
 
 func (d *delve) Detach(context.Context) error {
@@ -278,7 +583,8 @@ func (d *delve) Close(context.Context) error {
 	d.mu.Lock()
 	d.closes++
 	d.mu.Unlock()
-	d.stop()
+	d.finish(nil)
+	d.kill()
 	return nil
 }
 
@@ -422,6 +728,73 @@ func wantError(e *editor, id int, text string) *dap.ErrorResponse {
 	return m
 }
 
+// awaitOutput reads until the output of a category has the text; nothing but
+// output may come before it.
+func (e *editor) awaitOutput(category, text string) {
+	e.t.Helper()
+	for !strings.Contains(e.output[category], text) {
+		b := e.raw()
+		m, err := dap.DecodeProtocolMessage(b)
+		o, ok := m.(*dap.OutputEvent)
+		if err != nil || !ok {
+			e.t.Fatalf("got %s while waiting for %q in %q", b, text, e.output)
+		}
+		e.output[o.Body.Category] += o.Body.Output
+	}
+}
+
+// set sends a request that sets breakpoints and returns what the answer says.
+func (e *editor) set(command, arguments string) []dap.Breakpoint {
+	e.t.Helper()
+	seq := e.request(command, arguments)
+	return e.wasSet(seq)
+}
+
+func (e *editor) wasSet(seq int) []dap.Breakpoint {
+	e.t.Helper()
+	m, ok := e.any().(dap.ResponseMessage)
+	if !ok || m.GetResponse().RequestSeq != seq || !m.GetResponse().Success {
+		b, _ := json.Marshal(m)
+		e.t.Fatalf("got %s, want the answer to %d", b, seq)
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var answer struct {
+		Body struct{ Breakpoints []dap.Breakpoint }
+	}
+	if err := json.Unmarshal(b, &answer); err != nil {
+		e.t.Fatal(err)
+	}
+	return answer.Body.Breakpoints
+}
+
+// awaitLive waits until a Delve answers again.
+func (e *editor) awaitLive() {
+	e.t.Helper()
+	for {
+		e.ThreadsRequest()
+		if threads := want[*dap.ThreadsResponse](e).Body.Threads; !strings.HasPrefix(threads[0].Name, "waiting for") {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// awaitBroken checks that requests are answered without a Delve.
+func (e *editor) awaitBroken() {
+	e.t.Helper()
+	e.ThreadsRequest()
+	if threads := want[*dap.ThreadsResponse](e).Body.Threads; len(threads) != 1 || threads[0].Name != "waiting for fixture" {
+		e.t.Fatalf("got threads %+v, want the one that waits", threads)
+	}
+	e.EvaluateRequest("1+1", 0, "watch")
+	if m := wantError(e, idReconnecting, "fixture is reconnecting"); m.Body.Error.ShowUser {
+		e.t.Error("an error that nobody can do anything about is shown to the user")
+	}
+}
+
 // write sends bytes as they are; frame puts a header before them.
 func (e *editor) write(b string) {
 	e.t.Helper()
@@ -467,6 +840,21 @@ func (e *editor) awaitLaunched() {
 	want[*dap.InitializedEvent](e)
 }
 
+// attach is launch for a session that runs already.
+func (e *editor) attach() {
+	e.t.Helper()
+	e.initialize()
+	e.AttachRequest(map[string]any{"mode": "remote"})
+	e.awaitAttached()
+}
+
+func (e *editor) awaitAttached() {
+	e.t.Helper()
+	want[*dap.CapabilitiesEvent](e) // terminate is not supported
+	e.awaitLaunched()
+	want[*dap.AttachResponse](e)
+}
+
 // disconnect ends the session and checks that nothing but its end comes.
 func (e *editor) disconnect() {
 	e.t.Helper()
@@ -498,6 +886,11 @@ type script struct {
 	closeErr error
 	once     sync.Once
 	wg       sync.WaitGroup
+
+	mu      sync.Mutex
+	dialled bool
+	// dialErr is what the second Dial returns; nil: it waits for the end.
+	dialErr error
 }
 
 func newScript(t testing.TB, serve func(conn net.Conn)) *script {
@@ -519,9 +912,27 @@ func (s *script) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
 
 func (s *script) Restart(context.Context, *LaunchConfig) error { return errors.New("not in this test") }
 
-func (s *script) Dial(context.Context) (Connection, error) {
+func (s *script) Dial(ctx context.Context) (Connection, error) {
 	if s.serve == nil {
 		return nil, errors.New("nobody is there")
+	}
+	s.mu.Lock()
+	again := s.dialled
+	s.dialled = true
+	s.mu.Unlock()
+	if again && s.dialErr != nil {
+		return nil, s.dialErr
+	}
+	if again {
+		select {
+		case <-s.closed:
+			return nil, errors.New("closed")
+		case code := <-s.exit:
+			s.exit <- code // for Wait
+			return nil, &ExitError{code}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	ours, theirs := net.Pipe()
 	s.wg.Go(func() {
@@ -541,6 +952,7 @@ func (s *script) Output(ctx context.Context, emit func(Piece) error) error {
 func (s *script) Wait(ctx context.Context) (int, error) {
 	select {
 	case code := <-s.exit:
+		s.exit <- code // for Dial
 		return code, nil
 	case <-ctx.Done():
 		return 0, ctx.Err()

@@ -11,10 +11,9 @@ import (
 )
 
 // capabilities are what the client is told before Delve is there to ask. They
-// are those of Delve 1.27 on Linux (service/dap/server.go,
-// onInitializeRequest), with these exceptions: no restart, since headless Delve
-// would kill the component in it; and what is answered here without Delve. Where
-// the real Delve differs, an event says so later.
+// are those of Delve 1.27 on Linux (service/dap/server.go, onInitializeRequest)
+// and those of ownCapabilities. Where the real Delve differs, an event says so
+// later.
 func capabilities() dap.Capabilities {
 	return dap.Capabilities{
 		SupportsConfigurationDoneRequest:   true,
@@ -37,6 +36,9 @@ func capabilities() dap.Capabilities {
 		SupportsBreakpointLocationsRequest: true,
 		SupportsModulesRequest:             true,
 		SupportsCompletionsRequest:         true,
+		SupportsRestartRequest:             true,
+		SupportsTerminateRequest:           true,
+		SupportsCancelRequest:              true,
 		AdditionalModuleColumns:            moduleColumns(),
 		ExceptionBreakpointFilters: []dap.ExceptionBreakpointsFilter{
 			{Filter: "unrecovered-panic", Label: "Unrecovered Panics", Default: true},
@@ -45,9 +47,12 @@ func capabilities() dap.Capabilities {
 	}
 }
 
-// ownCapabilities are the ones that Delve has no say in.
+// ownCapabilities are the ones that Delve has no say in: the requests are
+// answered here.
 var ownCapabilities = map[string]bool{
 	"supportsRestartRequest":             true,
+	"supportsTerminateRequest":           true,
+	"supportsCancelRequest":              true,
 	"supportsLoadedSourcesRequest":       true,
 	"supportsBreakpointLocationsRequest": true,
 	"supportsModulesRequest":             true,
@@ -102,6 +107,7 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 		StartDebugging  bool    `json:"supportsStartDebuggingRequest"`
 		ClientID        string  `json:"clientID"`
 		ClientName      string  `json:"clientName"`
+		Invalidated     bool    `json:"supportsInvalidatedEvent"`
 	}
 	raw := m.env.body.in(m.raw)
 	if empty(raw) {
@@ -146,7 +152,7 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 		st.phase = phaseInitialized
 		st.client = client{
 			name: cmp.Or(args.ClientName, args.ClientID), arguments: arguments,
-			progress: args.Progress, startDebugging: args.StartDebugging,
+			progress: args.Progress, startDebugging: args.StartDebugging, invalidated: args.Invalidated,
 		}
 	})
 	switch {

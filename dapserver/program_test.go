@@ -213,7 +213,8 @@ func TestProgramRequestsInEveryPhase(t *testing.T) {
 	e.ConfigurationDoneRequest()
 	want[*dap.ConfigurationDoneResponse](e)
 	check("running")
-	d.exitCode <- 3
+	code := 3
+	d.finish(&code)
 	want[*dap.ExitedEvent](e)
 	want[*dap.TerminatedEvent](e)
 	check("after the end")
@@ -279,7 +280,7 @@ func TestProgramThatCannotBeRead(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t)
 	s := newScript(t, serveHandshake)
-	s.program = noProgram{d.program}
+	s.program = noProgram{d.last().program}
 	e := connect(t, Config{Launcher: launches(s)})
 	e.launchScript()
 	e.request("breakpointLocations", `{"source":{"path":"/a.go"},"line":1}`)

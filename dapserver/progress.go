@@ -8,9 +8,9 @@ import (
 	"github.com/google/go-dap"
 )
 
-// progress tells the client how a launch or its end is going: with progress
-// events if the client has said that it takes them, else line by line in the
-// console. It is the Reporter of a launch.
+// progress tells the client how a launch, its end or an activity of the session
+// is going: with progress events if the client has said that it takes them, else
+// line by line in the console. It is the Reporter of a launch.
 type progress struct {
 	s       *session
 	ctx     context.Context // of the session; the Reporter's methods have none
@@ -18,6 +18,10 @@ type progress struct {
 	request int64 // the request that this is about
 	title   string
 	events  bool
+	// cancellable says that cancel with the id does something.
+	cancellable bool
+	// terse leaves out the stages where there are only lines.
+	terse bool
 
 	mu      sync.Mutex // guards all below; held while sending, to keep the order
 	stage   string
@@ -29,6 +33,13 @@ type progress struct {
 func newProgress(ctx context.Context, s *session, what string, request int64, title string) *progress {
 	p := &progress{s: s, ctx: ctx, id: fmt.Sprintf("kubedelve-%s-%d", what, request), request: request, title: title}
 	s.update(func(st *state) { p.events = st.client.progress })
+	return p
+}
+
+// newActivity is the progress of an activity of the session.
+func newActivity(ctx context.Context, s *session, e Event) *progress {
+	p := newProgress(ctx, s, "activity", int64(e.Activity), e.Title)
+	p.request, p.cancellable, p.terse = 0, e.Cancel != nil, true
 	return p
 }
 
@@ -45,11 +56,15 @@ func (p *progress) Stage(title string, percent int) {
 	p.stage, p.percent, p.started = title, percent, true
 	p.s.log.Debug("progress", "stage", title, "percent", percent)
 	switch {
+	case !p.events && p.terse:
+		if first {
+			_ = p.s.output(p.ctx, Console, p.title+"\n", nil)
+		}
 	case !p.events && !sameStage:
 		_ = p.s.output(p.ctx, Console, title+"\n", nil)
 	case p.events && first:
 		p.s.event(p.ctx, "progressStart", dap.ProgressStartEventBody{
-			ProgressId: p.id, Title: p.title, RequestId: int(p.request), Message: title, Percentage: max(percent, 0),
+			ProgressId: p.id, Title: p.title, RequestId: int(p.request), Cancellable: p.cancellable, Message: title, Percentage: max(percent, 0),
 		})
 	case p.events:
 		p.s.event(p.ctx, "progressUpdate", dap.ProgressUpdateEventBody{

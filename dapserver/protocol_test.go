@@ -40,8 +40,6 @@ func TestWrongOrder(t *testing.T) {
 	want[*dap.LaunchResponse](e)
 	e.AttachRequest(nil)
 	wantError(e, idAlreadyStarted, "")
-	e.RestartRequest(nil)
-	wantError(e, idRestart, "")
 	e.KnownEvent() // ignored
 	e.conn.Close()
 	e.ended()
@@ -412,14 +410,17 @@ func TestDelveDies(t *testing.T) {
 					}
 				}
 			})
+			if !test.exit {
+				s.dialErr = errors.New("the session was ended by kubedelve restore")
+			}
 			e := connect(t, Config{Launcher: launches(s)})
 			e.initialize()
 			e.request("launch", `{}`)
 			want[*dap.InitializedEvent](e)
 			want[*dap.LaunchResponse](e)
-			seq := e.request("threads", "")
+			seq := e.request("evaluate", `{"expression":"x"}`)
 			close(asked)
-			if m := wantError(e, idNoBackend, "lost"); m.RequestSeq != seq {
+			if m := wantError(e, idReconnecting, "script is reconnecting"); m.RequestSeq != seq {
 				t.Errorf("answer to %d, want %d", m.RequestSeq, seq)
 			}
 			if test.exit {
@@ -428,7 +429,7 @@ func TestDelveDies(t *testing.T) {
 				}
 			}
 			want[*dap.TerminatedEvent](e)
-			if !test.exit && !strings.Contains(e.output["important"], "lost the connection to Delve in script") {
+			if !test.exit && !strings.Contains(e.output["important"], "ended by kubedelve restore") {
 				t.Errorf("the user is told %q", e.output)
 			}
 			e.request("threads", "")
@@ -442,40 +443,45 @@ func TestDelveDies(t *testing.T) {
 	}
 }
 
-// The session learns of the exit where Delve says nothing.
+// The session learns of the exit where Delve says nothing, and its code is the
+// one that counts.
 func TestExitIsToldOnce(t *testing.T) {
-	checkLeaks(t)
-	s := newScript(t, func(conn net.Conn) {
-		_, _, r, err := answerHandshake(conn)
-		if err != nil {
-			return
-		}
-		readScript(r) // the trigger of the test
-		io.WriteString(conn, frame(`{"seq":0,"type":"event","event":"exited","body":{"exitCode":3}}`)+
-			frame(`{"seq":0,"type":"event","event":"exited","body":{"exitCode":4}}`)+
-			frame(`{"seq":0,"type":"event","event":"terminated"}`)+
-			frame(`{"seq":0,"type":"event","event":"terminated"}`))
-		for err == nil {
-			_, _, err = readScript(r)
-		}
-	})
-	e := connect(t, Config{Launcher: launches(s)})
-	e.initialize()
-	e.request("launch", `{}`)
-	want[*dap.InitializedEvent](e)
-	want[*dap.LaunchResponse](e)
-	s.exit <- 5
-	code := want[*dap.ExitedEvent](e).Body.ExitCode
-	want[*dap.TerminatedEvent](e)
-	if code != 5 {
-		t.Errorf("exit code %d, want 5", code)
+	for _, speaks := range []bool{false, true} {
+		t.Run(fmt.Sprint("Delve speaks ", speaks), func(t *testing.T) {
+			checkLeaks(t)
+			s := newScript(t, func(conn net.Conn) {
+				_, _, r, err := answerHandshake(conn)
+				if err != nil {
+					return
+				}
+				if speaks {
+					io.WriteString(conn, frame(`{"seq":0,"type":"event","event":"exited","body":{"exitCode":3}}`)+
+						frame(`{"seq":0,"type":"event","event":"exited","body":{"exitCode":4}}`)+
+						frame(`{"seq":0,"type":"event","event":"terminated"}`)+
+						frame(`{"seq":0,"type":"event","event":"terminated"}`))
+				}
+				for err == nil {
+					_, _, err = readScript(r)
+				}
+			})
+			e := connect(t, Config{Launcher: launches(s)})
+			e.initialize()
+			e.request("launch", `{}`)
+			want[*dap.InitializedEvent](e)
+			want[*dap.LaunchResponse](e)
+			s.exit <- 5
+			if code := want[*dap.ExitedEvent](e).Body.ExitCode; code != 5 {
+				t.Errorf("exit code %d, want 5", code)
+			}
+			want[*dap.TerminatedEvent](e)
+			e.request("threads", "")
+			wantError(e, idNoBackend, "ended")
+			e.DisconnectRequest()
+			want[*dap.DisconnectResponse](e)
+			e.wantEOF()
+			e.ended()
+		})
 	}
-	e.request("threads", "") // makes Delve speak
-	e.DisconnectRequest()
-	wantError(e, idNoBackend, "lost") // and is answered in the end
-	want[*dap.DisconnectResponse](e)
-	e.wantEOF()
-	e.ended()
 }
 
 func TestOutput(t *testing.T) {
@@ -502,8 +508,10 @@ func TestOutput(t *testing.T) {
 	e.request("launch", `{}`)
 	want[*dap.InitializedEvent](e)
 	want[*dap.LaunchResponse](e)
-	e.request("threads", "")
+	e.request("evaluate", `{"expression":"x"}`)
+	wantError(e, idReconnecting, "")
 	close(go1)
+	s.exit <- 3
 	want[*dap.ExitedEvent](e)
 	if e.output["stdout"] != "grün €" || !strings.HasPrefix(e.output["stderr"], "last words\n") {
 		t.Errorf("got output %q before the exit", e.output)

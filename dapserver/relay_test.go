@@ -104,7 +104,7 @@ func (w *wire) Write(p []byte) (int, error) {
 func TestRelayWithDelve(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t)
-	conn, err := net.Dial("tcp", d.addr)
+	conn, err := net.Dial("tcp", d.last().addr)
 	if err != nil {
 		t.Fatal(err)
 	}

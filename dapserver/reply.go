@@ -68,3 +68,12 @@ func (s *session) output(ctx context.Context, stream OutputStream, text string, 
 	}
 	return s.eventLimit(ctx, "output", body, outputLimit)
 }
+
+// outputFrom shows what the component has written.
+func (s *session) outputFrom(ctx context.Context, stream OutputStream, text string, from origin) error {
+	return s.eventLimit(ctx, "output", struct {
+		Category OutputStream `json:"category"`
+		Output   string       `json:"output"`
+		Data     origin       `json:"data,omitzero"`
+	}{stream, text, from}, outputLimit)
+}

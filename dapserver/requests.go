@@ -45,9 +45,9 @@ func lifeRequests() map[string]handler {
 		"launch":     {from: phaseInitialized, to: phaseClosing, handle: (*session).onStart},
 		"attach":     {from: phaseInitialized, to: phaseClosing, handle: (*session).onStart},
 		"disconnect": {from: phaseNew, to: phaseClosing, handle: (*session).onDisconnect, last: true},
-		"terminate":  {from: phaseStarting, to: phaseStarting, handle: (*session).onTerminate},
-		"cancel":     {from: phaseStarting, to: phaseRunning, handle: (*session).onCancel},
-		"restart":    {from: phaseInitialized, to: phaseClosing, handle: (*session).onRestart},
+		"terminate":  {from: phaseStarting, to: phaseClosing, handle: (*session).onTerminate},
+		"cancel":     {from: phaseInitialized, to: phaseClosing, handle: (*session).onCancel},
+		"restart":    {from: phaseStarting, to: phaseClosing, handle: (*session).onRestart, background: true},
 	}
 }
 
@@ -75,30 +75,42 @@ func (s *session) onRequest(ctx context.Context, m message) (done bool) {
 	return false
 }
 
-// work handles a request in a goroutine of its own. It ends when handle
-// returns; shutdown cancels it and waits for it.
+// work handles a request in a goroutine of its own.
 func (s *session) work(ctx context.Context, h handler, m message) {
-	ctx, cancel := context.WithCancel(ctx)
 	again := false
 	s.update(func(st *state) {
-		if again = st.working[m.env.seq] != nil; again {
+		w := worker{m.env.seq, false}
+		if again = st.working[w] != nil; again {
 			return
 		}
-		if st.working == nil {
-			st.working = map[int64]context.CancelFunc{}
-		}
-		st.working[m.env.seq] = cancel
+		s.startWorker(ctx, st, w, func(ctx context.Context) {
+			defer s.recovered(context.WithoutCancel(ctx), &m.env)
+			h.handle(s, ctx, m)
+		})
 	})
 	if again {
-		cancel()
 		s.fail(ctx, &m.env, &requestError{idMalformed, "Malformed request", fmt.Sprintf("the number %d is that of a request that is not answered yet", m.env.seq), false})
-		return
 	}
+}
+
+// worker names the goroutine of a request of the client's.
+type worker struct {
+	seq     int64
+	lasting bool // cancel doesn't end it
+}
+
+// startWorker starts a goroutine for a request. It ends when do returns;
+// shutdown cancels it and waits for it, so the phase must be before phaseClosing.
+func (s *session) startWorker(ctx context.Context, st *state, w worker, do func(context.Context)) {
+	ctx, cancel := context.WithCancel(ctx)
+	if st.working == nil {
+		st.working = map[worker]context.CancelFunc{}
+	}
+	st.working[w] = cancel
 	s.workers.Go(func() {
-		defer s.update(func(st *state) { delete(st.working, m.env.seq) })
+		defer s.update(func(st *state) { delete(st.working, w) })
 		defer cancel()
-		defer s.recovered(context.WithoutCancel(ctx), &m.env)
-		h.handle(s, ctx, m)
+		do(ctx)
 	})
 }
 
@@ -110,15 +122,4 @@ func (s *session) recovered(ctx context.Context, req *envelope) {
 			s.fail(ctx, req, &requestError{idInternal, "Internal error", fmt.Sprint(p), false})
 		}
 	}
-}
-
-// onTerminate gives a launch up that is still under way.
-func (s *session) onTerminate(ctx context.Context, m message) {
-	s.cancelStart()
-	s.respond(ctx, &m.env, nil)
-}
-
-// onRestart refuses: headless Delve kills the process, can't build it, and fails.
-func (s *session) onRestart(ctx context.Context, m message) {
-	s.fail(ctx, &m.env, &requestError{idRestart, "Cannot restart", "end the session and start it again", true})
 }

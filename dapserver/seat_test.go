@@ -128,8 +128,7 @@ func TestTakeOver(t *testing.T) {
 				return e
 			}
 			first := attach("")
-			first.awaitLaunched()
-			want[*dap.AttachResponse](first)
+			first.awaitAttached()
 			if test.halted {
 				first.runTo("tick")
 			} else {
@@ -139,8 +138,7 @@ func TestTakeOver(t *testing.T) {
 
 			second := attach(test.attribute + `,"stopOnEntry":true`)
 			want[*dap.TerminatedEvent](first)
-			second.awaitLaunched()
-			want[*dap.AttachResponse](second)
+			second.awaitAttached()
 			if text := first.output["important"]; text != fmt.Sprintf("kubedelve: a test (DAP, %s) has taken over the session of fixture\n", second.conn.LocalAddr()) {
 				t.Errorf("the first reads %q", text)
 			}

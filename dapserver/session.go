@@ -33,6 +33,10 @@ type session struct {
 	// workers are the requests that are handled in goroutines of their own.
 	workers sync.WaitGroup
 
+	// telling is held while the client is told of breakpoints, see inOrder.
+	// It is taken before all other locks.
+	telling sync.Mutex
+
 	mu    sync.Mutex // guards state; taken after the locks of links
 	state state
 }
@@ -205,36 +209,64 @@ func decodable(raw []byte, command string) error {
 	return json.Unmarshal(raw, reflect.New(known.(reflect.Type)).Interface()) //nolint:errcheck // nothing else is stored
 }
 
-// forward sends a request on to Delve, now or when it is ready.
+// forward sends a request on to Delve, now or when it is ready. While there is
+// none, the request is answered as well as it can be.
 func (s *session) forward(ctx context.Context, m message) {
-	var b *backend
+	for {
+		b, err := s.route(ctx, m)
+		if err == nil {
+			return
+		}
+		s.lost(ctx, b) // if the reader has not noticed yet
+	}
+}
+
+// errClosing answers what comes after a disconnect.
+var errClosing = &requestError{idClosing, "Session is being ended", "", false}
+
+// route is one try of forward. An error says that b is gone.
+func (s *session) route(ctx context.Context, m message) (b *backend, err error) {
+	defer s.inOrder(m.env.command)()
 	var re *requestError
+	var instead *reply
 	s.update(func(st *state) {
 		switch {
 		case st.phase < phaseStarting:
 			re = &requestError{idNotStarted, "No debug session",
 				fmt.Sprintf("%q is not supported before launch or attach", m.env.command), false}
 		case st.phase == phaseClosing:
-			re = &requestError{idClosing, "Session is being ended", "", false}
-		case st.phase == phaseStarting:
+			re = errClosing
+		case st.phase == phaseStarting, st.phase == phaseReconnecting && st.parking:
 			if len(st.early) >= earlyLimit || st.earlyBytes+len(m.raw) > earlyBytesLimit {
-				re = &requestError{idBusy, "Busy", "too many requests before the event initialized", false}
+				re = &requestError{idBusy, "Busy", "too many requests before Delve was ready", false}
 				return
 			}
 			st.early = append(st.early, m)
 			st.earlyBytes += len(m.raw)
-		case st.backend == nil:
+		case st.phase == phaseReconnecting:
+			instead = s.note(st, m)
+		case st.backend == nil || st.phase == phaseEnded:
 			re = &requestError{idNoBackend, "No connection to Delve", "the debug session has ended", false}
+		case m.env.command == "pause" && st.quiet != nil:
+			// It is halted for a moment, and shall not go on after that.
+			st.quiet.pause = true
+			instead = &reply{seq: m.env.seq, command: m.env.command}
 		default:
 			b = st.backend
-			st.breakpoints.record(m.env.command, m.env.body.in(m.raw))
+			if m.env.command == "configurationDone" {
+				st.configure()
+			}
 		}
 	})
-	if re != nil {
+	switch {
+	case re != nil:
 		s.fail(ctx, &m.env, re)
-	} else if b != nil {
-		s.relay(ctx, b, m)
+	case instead != nil:
+		s.answer(ctx, instead)
+	case b != nil:
+		return b, s.relay(ctx, b, m)
 	}
+	return b, nil
 }
 
 // onReverseResponse takes the client's answer to a request of Delve's or ours.
@@ -259,45 +291,3 @@ func (s *session) onReverseResponse(ctx context.Context, m message) {
 		s.log.Warn("passing on a response", "command", m.env.command, "error", err)
 	}
 }
-
-// onCancel cancels a launch, a request that still waits for it, or one that is
-// handled in the background.
-func (s *session) onCancel(ctx context.Context, m message) {
-	var args dap.CancelArguments
-	if body := m.env.body.in(m.raw); !empty(body) {
-		_ = json.Unmarshal(body, &args) // checkRequest has done so
-	}
-	var waiting *message
-	var working context.CancelFunc
-	launch := false
-	s.update(func(st *state) {
-		working = st.working[int64(args.RequestId)]
-		if st.start != nil {
-			launch = args.RequestId != 0 && int64(args.RequestId) == st.start.seq ||
-				args.ProgressId != "" && args.ProgressId == st.start.progress.id
-		}
-		for i := range st.early {
-			if e := st.early[i]; !launch && e.env.seq == int64(args.RequestId) {
-				waiting = &e
-				st.early = append(st.early[:i], st.early[i+1:]...)
-				st.earlyBytes -= len(e.raw)
-				break
-			}
-		}
-	})
-	switch {
-	case launch:
-		s.cancelStart()
-	case waiting != nil:
-		s.fail(ctx, &waiting.env, errCancelled)
-	case working != nil:
-		working() // answers the request itself
-	default:
-		s.fail(ctx, &m.env, &requestError{idNotCancelled, "Nothing to cancel", "", false})
-		return
-	}
-	s.respond(ctx, &m.env, nil)
-}
-
-// errCancelled has the message that DAP prescribes.
-var errCancelled = &requestError{idCancelled, "cancelled", "", false}

@@ -70,7 +70,7 @@ func TestWholeSession(t *testing.T) {
 	want[*dap.DisconnectResponse](e)
 	e.wantEOF()
 	e.ended()
-	if got, want := d.counts(), [3]int{1, 1, 0}; got != want {
+	if got, want := d.counts(), [3]int{2, 1, 0}; got != want { // the second for the exit code
 		t.Errorf("dialled, closed, detached %v, want %v", got, want)
 	}
 }
@@ -165,10 +165,7 @@ func TestDetachLeavesTheComponentRunning(t *testing.T) {
 			cfg := Config{Session: d}
 			srv := New(cfg)
 			e := connectTo(context.Background(), t, srv)
-			e.initialize()
-			e.AttachRequest(map[string]any{"mode": "remote"})
-			e.awaitLaunched()
-			want[*dap.AttachResponse](e)
+			e.attach()
 			if test.halt {
 				e.SetBreakpointsRequest(fixtureSource(t), []int{fixtureLine(t, "tick")})
 				want[*dap.SetBreakpointsResponse](e)
@@ -189,15 +186,15 @@ func TestDetachLeavesTheComponentRunning(t *testing.T) {
 			}
 			// The component ticks; it would be halted at the breakpoint else.
 			buf := make([]byte, 100)
-			d.stdout.SetReadDeadline(deadline())
+			d.last().stdout.SetReadDeadline(deadline())
 			for range 3 {
-				if n, err := d.stdout.Read(buf); err != nil {
+				if n, err := d.last().stdout.Read(buf); err != nil {
 					t.Fatalf("the component does not run: %q, %v", buf[:n], err)
 				}
 			}
 			// The next client has it at once.
 			e = connectTo(context.Background(), t, srv)
-			e.launch()
+			e.attach()
 			e.disconnect()
 		})
 	}
@@ -208,7 +205,7 @@ func TestSecondClientIsToldWhoHasTheSession(t *testing.T) {
 	d := startDelve(t, "loop")
 	srv := New(Config{Session: d})
 	first := connectTo(context.Background(), t, srv)
-	first.launch()
+	first.attach()
 	first.ConfigurationDoneRequest()
 	want[*dap.ConfigurationDoneResponse](first)
 
@@ -219,8 +216,7 @@ func TestSecondClientIsToldWhoHasTheSession(t *testing.T) {
 	first.disconnect()
 	// It may try again on the same connection.
 	second.AttachRequest(map[string]any{"mode": "remote"})
-	second.awaitLaunched()
-	want[*dap.AttachResponse](second)
+	second.awaitAttached()
 	second.disconnect()
 }
 

@@ -50,8 +50,9 @@ func (s *session) onStart(ctx context.Context, m message) {
 		request: request, seq: m.env.seq, config: cfg, cancel: cancel,
 		progress:   newProgress(ctx, s, request, m.env.seq, title),
 		done:       make(chan struct{}),
-		outputDone: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{}),
+		outputDone: make(chan struct{}), exited: make(chan struct{}),
 	}
+	st.progress.cancellable = true
 	switch {
 	case child != nil:
 		st.member, st.config, st.seat = child, child.config(cfg), &child.seat
@@ -60,7 +61,7 @@ func (s *session) onStart(ctx context.Context, m message) {
 	default:
 		st.owned = request == "launch"
 	}
-	s.update(func(state *state) { state.phase, state.start = phaseStarting, st })
+	s.update(func(state *state) { state.phase, state.start, state.config = phaseStarting, st, st.config })
 	go s.runStart(ctx, startCtx, st, refuse)
 }
 
@@ -129,38 +130,51 @@ func (s *session) tryStart(ctx, startCtx context.Context, st *start) (err error)
 	}
 	s.startPumps(ctx, st)
 	st.progress.Stage("Connecting to Delve in "+st.target.Name(), -1)
-	return s.connect(ctx, startCtx, st)
-}
-
-// connect opens a connection to Delve, introduces the client and makes it the
-// session's backend. It returns after the client has the answer to its launch
-// or attach.
-func (s *session) connect(ctx, startCtx context.Context, st *start) error {
-	conn, err := st.target.Dial(startCtx)
+	b, err := s.connect(ctx, startCtx, st)
 	if err != nil {
-		return fmt.Errorf("connecting to Delve in %s: %w", st.target.Name(), err)
-	}
-	arguments, err := st.config.backendArguments(conn.Run().SubstitutePath)
-	if err != nil {
-		_ = conn.Close()
 		return err
 	}
+	s.startKeeping(ctx, st, b)
+	return nil
+}
+
+// connect opens the first connection to Delve, introduces the client and makes
+// it the session's backend. It returns after the client has the answer to its
+// launch or attach.
+func (s *session) connect(ctx, startCtx context.Context, st *start) (b *backend, err error) {
+	conn, err := st.target.Dial(startCtx)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to Delve in %s: %w", st.target.Name(), err)
+	}
+	arguments, err := st.config.backendArguments(conn.Run().SubstitutePath, false)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
 	s.connected(conn.Run(), st.config)
-	b := s.newBackend(ctx, st, conn)
+	b = s.newBackend(ctx, conn)
+	defer func() {
+		if err != nil {
+			s.closeUnlessKept(b)
+		}
+	}()
 	handCtx, cancel := context.WithTimeout(startCtx, s.srv.cfg.HandshakeTimeout)
 	defer cancel()
 	var initialize request
 	s.update(func(state *state) {
-		state.backend = b
+		state.backend, state.run, b.live = b, b.run, true
 		initialize = request{"initialize", state.client.arguments}
 	})
 	answer, err := s.ask(handCtx, b, initialize)
 	if err != nil {
-		return s.handshakeError(st, err)
+		return b, s.handshakeError(st, err)
 	}
 	changed, err := changedCapabilities(answer.env.body.in(answer.raw))
 	if err != nil {
-		return fmt.Errorf("reading Delve's capabilities: %w", err)
+		return b, fmt.Errorf("reading Delve's capabilities: %w", err)
+	}
+	if !st.owned {
+		changed["supportsTerminateRequest"] = false
 	}
 	if len(changed) > 0 {
 		s.event(ctx, "capabilities", map[string]any{"capabilities": changed})
@@ -173,9 +187,9 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) error {
 			s.respond(ctx, &envelope{seq: st.seq, command: st.request}, nil)
 		}
 	}); err != nil {
-		return s.handshakeError(st, err)
+		return b, s.handshakeError(st, err)
 	}
-	return nil
+	return b, nil
 }
 
 // claimAnswer returns whether the caller is the one to answer the launch or
@@ -193,19 +207,12 @@ func (s *session) handshakeError(st *start, err error) error {
 	return err
 }
 
-func (s *session) cancelStart() {
-	s.update(func(st *state) {
-		if st.start != nil {
-			st.start.cancel()
-		}
-	})
-}
-
 // leaving is how a client goes.
 type leaving struct {
 	terminate bool // asked to end a session that it does not own
 	suspend   bool // asked to leave the component halted
 	handOver  bool // another debugger comes: a halted component stays so
+	hear      bool // wants the component's last words and exit code
 }
 
 // shutdown ends whatever runs for the client. It is idempotent.
@@ -216,6 +223,9 @@ func (s *session) shutdown(ctx context.Context, how leaving) error {
 		st = state.start
 		for _, cancel := range state.working {
 			cancel()
+		}
+		if state.giveUp != nil {
+			state.giveUp()
 		}
 	})
 	s.workers.Wait()
@@ -266,6 +276,10 @@ func (s *session) releaseNow(ctx context.Context, st *start, how leaving) (err e
 	if end {
 		if err = st.target.Close(ctx); err != nil {
 			err = fmt.Errorf("restoring %s: %w", st.target.Name(), err)
+		}
+		if how.hear {
+			s.awaitExit(st)
+			s.awaitOutput(ctx, st)
 		}
 	} else if err = st.target.Detach(ctx); err != nil {
 		err = fmt.Errorf("detaching from %s: %w", st.target.Name(), err)

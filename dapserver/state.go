@@ -7,16 +7,17 @@ import (
 )
 
 // phase is how far a client has come. It only grows, but for a launch that
-// failed, after which the client may try again.
+// failed, after which the client may try again, and for breaks of the connection.
 type phase int
 
 const (
-	phaseNew         phase = iota // nothing has been asked
-	phaseInitialized              // launch or attach may come
-	phaseStarting                 // launch or attach is under way
-	phaseRunning                  // Delve takes requests
-	phaseEnded                    // terminated has been sent
-	phaseClosing                  // disconnect, or the client is gone
+	phaseNew          phase = iota // nothing has been asked
+	phaseInitialized               // launch or attach may come
+	phaseStarting                  // launch or attach is under way
+	phaseReconnecting              // as phaseRunning, but there is no Delve just now
+	phaseRunning                   // Delve takes requests
+	phaseEnded                     // terminated has been sent, or the client has asked for the end
+	phaseClosing                   // disconnect, or the client is gone
 )
 
 // state is all that changes in a session. It is changed by session.update
@@ -26,31 +27,62 @@ type state struct {
 	client client
 	// start is the last launch or attach, from its request on.
 	start *start
-	// backend is the connection to Delve. It can be replaced by another while
-	// the client's session goes on.
+	// config is the configuration in effect, which a restart can change.
+	config *LaunchConfig
+	// backend is the connection to Delve. It is replaced by another while the
+	// client's session goes on; while it is not there or not yet like the one
+	// before, the phase is phaseReconnecting.
 	backend *backend
-	// early are the requests for Delve that came before it took any.
+	// run is the run of the backend, or of the last one.
+	run Run
+	// giveUp ends the goroutine that keeps the session connected.
+	giveUp context.CancelFunc
+	// early are the requests for Delve that came before it took any: in
+	// phaseStarting, and in phaseReconnecting when parking is set.
 	early      []message
 	earlyBytes int
+	parking    bool
 	// breakpoints are all that the client has set, in its own words.
 	breakpoints breakpoints
 	// program is that of the last run. onProgram, if not nil, is closed when a
 	// launch or attach has got one.
 	program   program
 	onProgram chan struct{}
-	// halted is whether the component is stopped, as the client was told.
-	halted bool
+	// configured is closed when the client has sent configurationDone; nil if
+	// neither that nor a wait for it has happened. begun says that a Delve has
+	// done it.
+	configured chan struct{}
+	begun      bool
+	// halted is whether the component is stopped, as Delve has told, and shown
+	// whether the client has been told so.
+	halted, shown bool
+	// wish is what the client wants of a component that is not there.
+	wish wish
+	// leftHalted says that Delve may have halted the component for a request of
+	// ours when the connection was lost: it doesn't let it go on for nobody.
+	leftHalted bool
+	// quiet is a halt under way that the client is not told of, or nil.
+	quiet *quietHalt
 	// onHalt, if not nil, is closed when the component stops.
 	onHalt chan struct{}
+	// restart is the restart under way, or nil. restarted says that the next
+	// run is what the client has asked for with a restart.
+	restart   *restart
+	restarted bool
+	// activities has what cancels those of the session's activities that can
+	// be, by the id of their progress.
+	activities map[string]func()
 	// reverse has the requests of Delve that the client has not yet answered,
 	// by the number under which the client got them, and ours.
 	reverse map[int64]reverseRequest
-	// working are the requests that are handled in goroutines of their own, by
-	// the client's number. The function cancels one.
-	working map[int64]context.CancelFunc
+	// working are the requests that are handled in goroutines of their own. The
+	// function cancels one.
+	working map[worker]context.CancelFunc
 	// joined is the way to the process that has the client's session, if that is
 	// another one.
 	joined *joined
+	// ending says that terminate has been asked for.
+	ending bool
 	// exitTold and endTold say that the client has got exited and terminated.
 	exitTold, endTold bool
 }
@@ -59,8 +91,8 @@ type state struct {
 type client struct {
 	// name is what others are told; empty if it has said none.
 	name string
-	// progress and startDebugging are what it can do.
-	progress, startDebugging bool
+	// progress, startDebugging and invalidated are what it can do.
+	progress, startDebugging, invalidated bool
 	// arguments of initialize, for Delve.
 	arguments json.RawMessage
 }
@@ -121,7 +153,6 @@ type start struct {
 	outputDone chan struct{} // closed when all output has been passed on
 	exited     chan struct{} // closed when exitCode is known
 	exitCode   int
-	ended      chan struct{} // closed when terminated has been sent
 
 	releaseOnce sync.Once
 	releaseErr  error

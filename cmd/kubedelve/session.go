@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"reflect"
-	"sync"
 
 	"github.com/kubedelve/kubedelve/buildflags"
 	"github.com/kubedelve/kubedelve/dapserver"
@@ -55,27 +54,15 @@ type connection struct {
 // Run implements [dapserver.Connection].
 func (c connection) Run() dapserver.Run { return c.run }
 
-// Output implements [dapserver.Session]. It also tells what happens, for as long as
-// dapserver does not follow the session's events.
+// Output implements [dapserver.Session].
 func (s *dapSession) Output(ctx context.Context, emit func(dapserver.Piece) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var mu sync.Mutex // emit is called from two goroutines
 	say := func(p dapserver.Piece) {
-		mu.Lock()
-		defer mu.Unlock()
 		if err := emit(p); err != nil {
 			cancel(err)
 		}
 	}
-	var told sync.WaitGroup
-	told.Go(func() { // ends with ctx
-		s.Follow(ctx, func(e dapserver.Event) {
-			if e.Text != "" {
-				say(dapserver.Piece{Stream: dapserver.Console, Data: []byte(e.Text)})
-			}
-		})
-	})
 	err := s.session.Output(ctx, func(p kubelaunch.Piece) {
 		if p.Lost > 0 {
 			say(dapserver.Piece{Stream: dapserver.Console, Data: fmt.Appendf(nil, "%d bytes of output are lost\n", p.Lost), Run: p.Run, Place: p.Place})
@@ -86,8 +73,6 @@ func (s *dapSession) Output(ctx context.Context, emit func(dapserver.Piece) erro
 		}
 		say(dapserver.Piece{Stream: stream, Data: p.Data, Run: p.Run, Place: p.Place})
 	})
-	cancel(nil)
-	told.Wait()
 	if errors.Is(err, kubelaunch.ErrEnded) {
 		return nil
 	}
