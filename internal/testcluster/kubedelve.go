@@ -113,6 +113,9 @@ type Event struct {
 	Place   string  `json:"place"`
 	Tunnel  string  `json:"tunnel"`
 	Code    *int    `json:"code"`
+	File    string  `json:"file"`
+	Line    int     `json:"line"`
+	Took    float64 `json:"took"`
 }
 
 // Process is a running "kubedelve debug -o json".
