@@ -157,14 +157,41 @@ func (c *Cluster) Begin(k Command) (*Process, error) {
 
 type lockedWriter struct {
 	mu *sync.Mutex
-	w  io.Writer
+	w  *bytes.Buffer
 }
 
 func (l *lockedWriter) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	// A component may write gigabytes; what is of interest is the last of it.
+	if l.w.Len() > keptOutput {
+		l.w.Next(l.w.Len() - keptOutput/2)
+	}
 	return l.w.Write(b)
 }
+
+// keptOutput is how much of what a process writes on standard error is kept, bytes.
+const keptOutput = 8 << 20
+
+// peakMemory is the peak of resident memory of a process that runs, bytes.
+func peakMemory(p *os.Process) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("memory of kubedelve: %w", err)
+	}
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	var kilobytes int64
+	if _, err := fmt.Sscan(after, &kilobytes); err != nil {
+		return 0, fmt.Errorf("memory of kubedelve: %w", err)
+	}
+	return kilobytes << 10, nil
+}
+
+// PeakMemory is the peak of the process's resident memory so far, bytes (Linux).
+func (p *Process) PeakMemory() (int64, error) { return peakMemory(p.cmd.Process) }
+
+// PeakMemory is the peak of the adapter's resident memory so far, bytes (Linux).
+func (a *Adapter) PeakMemory() (int64, error) { return peakMemory(a.cmd.Process) }
 
 func (p *Process) read(r io.Reader) {
 	lines := bufio.NewScanner(r)
