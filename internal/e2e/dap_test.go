@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-dap"
 
@@ -36,6 +37,7 @@ func breakpoint(t *testing.T, condition string) editor.Breakpoint {
 type request struct {
 	answer string
 	err    error
+	lost   int // how often it got an error for an answer, and was sent again
 	done   chan struct{}
 }
 
@@ -46,6 +48,31 @@ func begin(t *testing.T, n *testcluster.Namespace, service, path, query string) 
 	go func() { // ends with the answer or the test
 		defer close(r.done)
 		r.answer, r.err = n.Get(ctx, service, path, query)
+	}()
+	return r
+}
+
+// insist is begin, but the request is sent again for as long as it gets errors: where
+// a program has just taken the place of another, some requests may come too early.
+func insist(t *testing.T, n *testcluster.Namespace, service, path, query string) *request {
+	t.Helper()
+	r := &request{done: make(chan struct{})}
+	ctx := t.Context()
+	go func() { // ends with an answer or the test
+		defer close(r.done)
+		again := time.NewTicker(50 * time.Millisecond)
+		defer again.Stop()
+		for {
+			if r.answer, r.err = n.Get(ctx, service, path, query); r.err == nil {
+				return
+			}
+			select {
+			case <-again.C:
+				r.lost++
+			case <-ctx.Done():
+				return
+			}
+		}
 	}()
 	return r
 }
