@@ -25,6 +25,14 @@
 // second session on the same target impossible. Undo reads nothing else, so it
 // works from any machine, any number of times.
 //
+// # What a session survives
+//
+// A [Session] goes on through the loss of its tunnel, its agent and its pod, and through
+// the exits of the component. One goroutine, the supervisor (package file
+// supervisor.go), brings back what is lost; what it knows and what callers wish is in
+// one struct (state.go); what a target must be able to do for it is an interface
+// (site.go) with two implementations, workload.go and local.go.
+//
 // # What it does not do
 //
 // It builds nothing (buildflags), speaks no DAP (dapserver), reads no kubeconfig:
@@ -32,4 +40,8 @@
 //
 // Architecture Invariant: no change to the cluster that is not in the journal
 // first; nothing of ours is left when [Restore] has returned without an error.
+//
+// Goroutines of a session: the supervisor; while there is a tunnel, one that looks for
+// its end, and one that waits for the component's; one that watches the pod; one that
+// takes over from the workload's pods, until that is done. All end with Close or Detach.
 package kubelaunch
