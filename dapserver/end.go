@@ -55,7 +55,7 @@ func (s *session) pumpOutput(ctx context.Context, target Session) {
 	flush := func() {
 		for _, stream := range []OutputStream{Stdout, Stderr, Console} {
 			if p := rest[stream]; len(p) > 0 {
-				_ = s.outputFrom(ctx, stream, string(p), from)
+				_ = s.outputFrom(ctx, stream, p, from)
 			}
 		}
 		clear(rest)
@@ -70,16 +70,15 @@ func (s *session) pumpOutput(ctx context.Context, target Session) {
 			}
 			from = now
 		}
-		stream := piece.Stream
-		p := append(rest[stream], piece.Data...)
+		stream, p := piece.Stream, piece.Data
+		if half := rest[stream]; len(half) > 0 {
+			p = append(half, p...)
+		}
 		whole := len(p) - len(cutRune(p))
 		rest[stream] = append([]byte(nil), p[whole:]...)
 		for p = p[:whole]; len(p) > 0; {
-			n := min(len(p), 32<<10)
-			for n < len(p) && n > 1 && !utf8.RuneStart(p[n]) {
-				n--
-			}
-			if err := s.outputFrom(ctx, stream, string(p[:n]), from); err != nil {
+			n := eventSize(p)
+			if err := s.outputFrom(ctx, stream, p[:n], from); err != nil {
 				return err
 			}
 			p = p[n:]
@@ -91,6 +90,20 @@ func (s *session) pumpOutput(ctx context.Context, target Session) {
 		s.log.Warn("the component's output broke off", "error", err)
 		_ = s.output(ctx, Important, "kubedelve: the output of the component broke off: "+err.Error()+"\n", nil)
 	}
+}
+
+// eventSize is how much of p goes into one event: no character is cut.
+func eventSize(p []byte) int {
+	const most = 32 << 10
+	if len(p) <= most {
+		return len(p)
+	}
+	for n := most; n > most-utf8.UTFMax; n-- {
+		if utf8.RuneStart(p[n]) {
+			return n
+		}
+	}
+	return most // no character is so long: this is none
 }
 
 // cutRune is the beginning of a character at the end of p, if there is one.

@@ -18,11 +18,11 @@ const (
 func (s *session) leaveBackend(ctx context.Context, end bool, how leaving) {
 	var b *backend
 	var set breakpoints
-	halted, attached, over := false, false, false
+	attached, over := false, false
 	s.update(func(state *state) {
 		b, state.backend = state.backend, nil
 		if b != nil {
-			set, halted, attached = state.breakpoints, state.halted, b.attached
+			set, attached = state.breakpoints, b.attached
 			over = state.exitTold || state.endTold
 		}
 	})
@@ -40,7 +40,7 @@ func (s *session) leaveBackend(ctx context.Context, end bool, how leaving) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if !end && !how.suspend && !over {
-		s.resumeForGood(ctx, b, set, halted, how.handOver)
+		s.resumeForGood(ctx, b, set, how.handOver)
 	}
 	if _, err := s.ask(ctx, b, request{"disconnect", map[string]any{"terminateDebuggee": false}}); err != nil {
 		s.log.Debug("disconnecting from Delve", "error", err)
@@ -49,12 +49,17 @@ func (s *session) leaveBackend(ctx context.Context, end bool, how leaving) {
 
 // resumeForGood takes all breakpoints away and lets the component run, unless it is
 // halted and handed over. Each step is tried whatever came of the one before.
-func (s *session) resumeForGood(ctx context.Context, b *backend, set breakpoints, halted, handOver bool) {
+func (s *session) resumeForGood(ctx context.Context, b *backend, set breakpoints, handOver bool) {
 	try := func(r request) {
 		if _, err := s.ask(ctx, b, r); err != nil {
 			s.log.Debug("leaving the component running", "request", r.command, "error", err)
 		}
 	}
+	// The client's last words may have been "continue" or "next". Delve answers in
+	// turn, so after this answer it is known what has become of them.
+	try(request{"threads", nil})
+	halted := false
+	s.update(func(st *state) { halted = st.halted })
 	// Most of Delve's requests are refused while the component runs.
 	if !halted {
 		try(request{"pause", map[string]any{"threadId": 0}})

@@ -18,7 +18,7 @@ const (
 	queueLimit = 32 << 20
 	// outputLimit is how much of the queue the component's output may take.
 	// What the user does at the debugger must not wait behind a flood of it.
-	outputLimit = 1 << 20
+	outputLimit = 256 << 10
 	// writeChunk is the unit in which progress of a write is seen.
 	writeChunk = 64 << 10
 	// directLimit is how large a frame may be that its sender writes itself.

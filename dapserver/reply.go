@@ -69,11 +69,21 @@ func (s *session) output(ctx context.Context, stream OutputStream, text string, 
 	return s.eventLimit(ctx, "output", body, outputLimit)
 }
 
-// outputFrom shows what the component has written.
-func (s *session) outputFrom(ctx context.Context, stream OutputStream, text string, from origin) error {
-	return s.eventLimit(ctx, "output", struct {
-		Category OutputStream `json:"category"`
-		Output   string       `json:"output"`
-		Data     origin       `json:"data,omitzero"`
-	}{stream, text, from}, outputLimit)
+// outputFrom shows what the component has written. It is the one message of which
+// there may be megabytes, so its text is copied once on the way into JSON.
+func (s *session) outputFrom(ctx context.Context, stream OutputStream, text []byte, from origin) error {
+	raw := make([]byte, 0, len(text)+len(text)/8+256)
+	raw = append(raw, `{"type":"event","event":"output","body":{"category":"`...)
+	raw = append(raw, stream...)
+	raw = append(raw, `","output":`...)
+	raw = appendText(raw, text)
+	if from != (origin{}) {
+		data, err := json.Marshal(from)
+		if err != nil {
+			return err
+		}
+		raw = append(append(raw, `,"data":`...), data...)
+	}
+	raw = append(raw, "}}"...)
+	return s.editor.send(ctx, raw, &envelope{kind: "event", event: "output"}, sendOptions{limit: outputLimit})
 }
