@@ -42,10 +42,10 @@ func (w *workload) Children(ctx context.Context, add func(Child)) {
 // startWorkload starts n processes; the first is the Parent's own.
 func startWorkload(t testing.TB, n int, args ...string) (*workload, []*delve) {
 	t.Helper()
-	w := &workload{startDelveProcess(t, args...), make(chan Child, n)}
+	w := &workload{startDelve(t, args...), make(chan Child, n)}
 	all := []*delve{w.delve}
 	for i := 1; i < n; i++ {
-		d := startDelveProcess(t, args...)
+		d := startDelve(t, args...)
 		all = append(all, d)
 		w.children <- Child{ID: fmt.Sprint(i), Name: childName(i), Session: d}
 	}
@@ -322,7 +322,7 @@ func TestEachProcessHasASessionOfItsOwn(t *testing.T) {
 
 func TestAChildsExitIsItsOwn(t *testing.T) {
 	bothWays(t, 1, []string{"loop"}, func(t *testing.T, h *hosts, w *workload, _ []*delve) {
-		once := startDelveProcess(t)
+		once := startDelve(t)
 		w.children <- Child{ID: "once", Name: "once", Session: once}
 		e := h.parent(launchArguments)
 		r := asked(e, 1)["once"]

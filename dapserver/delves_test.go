@@ -10,12 +10,17 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-delve/delve/pkg/proc"
+	"github.com/go-delve/delve/service"
+	"github.com/go-delve/delve/service/debugger"
 	"github.com/go-delve/delve/service/rpccommon"
 )
 
 // Delve waits for any child of its process (wait4 with PID -1): several in one
-// process take each other's stops. So tests with more than one run each in a process
-// of its own: this test program, with its arguments in the environment.
+// process take each other's stops. And it has data races of its own, when it is ended
+// or its client goes while it is about to let the component go on, which are not to be
+// taken for ours. So each runs in a process of its own: this test program, with its
+// arguments in the environment.
 
 // delveProcessEnv has the component's command line, a line for each argument.
 const delveProcessEnv = "DAPSERVER_TEST_DELVE"
@@ -29,11 +34,25 @@ func runDelveProcess(argv []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	server := rpccommon.NewServer(delveConfig(listener, argv, os.NewFile(3, "stdout"), os.NewFile(4, "stderr")))
+	stdout, stderr := os.NewFile(3, "stdout"), os.NewFile(4, "stderr")
+	server := rpccommon.NewServer(&service.Config{
+		Listener:    listener,
+		ProcessArgs: argv,
+		AcceptMulti: true,
+		APIVersion:  2,
+		Debugger: debugger.Config{
+			Backend: "default",
+			Stdout:  proc.OutputRedirect{File: stdout},
+			Stderr:  proc.OutputRedirect{File: stderr},
+		},
+	})
 	if err := server.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	// Only the component is to have them, so that they end with it.
+	stdout.Close()
+	stderr.Close()
 	fmt.Fprintln(os.Stderr, listener.Addr())
 	io.Copy(io.Discard, os.Stdin)
 	if err := server.Stop(); err != nil {
@@ -48,25 +67,23 @@ type delveProcess struct {
 	stdin io.Closer
 }
 
-// Stop ends Delve and the component.
-func (p *delveProcess) Stop() error {
+// end ends Delve and the component.
+func (p *delveProcess) end() {
 	p.stdin.Close()
-	return p.cmd.Wait()
+	_ = p.cmd.Wait() // its status may be that of a data race, see above
 }
 
-// startDelveProcess is startDelve for tests with several of them.
-func startDelveProcess(t testing.TB, args ...string) *delve {
+// process starts the run's Delve.
+func (r *delveRun) process(t testing.TB, argv []string) {
 	t.Helper()
-	bin := fixtures(t).plain
-	d, run := newDelve(t, args...), &delveRun{run: Run{Binary: bin}}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), delveProcessEnv+"="+strings.Join(append([]string{bin}, args...), "\n"))
-	for _, r := range []**os.File{&run.stdout, &run.stderr} {
+	cmd.Env = append(os.Environ(), delveProcessEnv+"="+strings.Join(argv, "\n"))
+	for _, end := range []**os.File{&r.stdout, &r.stderr} {
 		read, write, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		*r = read
+		*end = read
 		cmd.ExtraFiles = append(cmd.ExtraFiles, write)
 	}
 	stdin, err := cmd.StdinPipe()
@@ -83,12 +100,18 @@ func startDelveProcess(t testing.TB, args ...string) *delve {
 	for _, f := range cmd.ExtraFiles {
 		f.Close()
 	}
-	run.server = &delveProcess{cmd, stdin}
+	r.delve = &delveProcess{cmd, stdin}
 	line, err := bufio.NewReader(stderr).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "127.") {
 		t.Fatalf("starting a Delve: %v, %s", err, line)
 	}
-	run.addr = strings.TrimSpace(line)
-	d.add(run)
+	r.addr = strings.TrimSpace(line)
+}
+
+// startDelve starts the fixture under a Delve.
+func startDelve(t testing.TB, args ...string) *delve {
+	t.Helper()
+	d := newDelve(t, args...)
+	d.start(fixtures(t).plain, false)
 	return d
 }

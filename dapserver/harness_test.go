@@ -21,13 +21,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-delve/delve/pkg/proc"
-	"github.com/go-delve/delve/service"
 	"github.com/go-delve/delve/service/api"
 	"github.com/go-delve/delve/service/dap/daptest"
-	"github.com/go-delve/delve/service/debugger"
 	"github.com/go-delve/delve/service/rpc2"
-	"github.com/go-delve/delve/service/rpccommon"
 	"github.com/google/go-dap"
 
 	"github.com/kubedelve/kubedelve/internal/debuginfo"
@@ -214,20 +210,12 @@ type delve struct {
 // delveRun is one of them.
 type delveRun struct {
 	run            Run
-	server         interface{ Stop() error }
+	delve          *delveProcess
 	addr           string
 	stdout, stderr *os.File // read ends
 	program        *debuginfo.Program
 	stopped        bool
-	pid            int // 0 in a Delve that is a process of its own
-}
-
-func startDelve(t testing.TB, args ...string) *delve {
-	t.Helper()
-	bin := fixtures(t).plain
-	d := newDelve(t, args...)
-	d.start(bin, false)
-	return d
+	pid            int
 }
 
 func newDelve(t testing.TB, args ...string) *delve {
@@ -239,38 +227,18 @@ func newDelve(t testing.TB, args ...string) *delve {
 // start begins another run.
 func (d *delve) start(bin string, reload bool) {
 	d.t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	r := &delveRun{addr: listener.Addr().String(), run: Run{Binary: bin, Reload: reload}}
+	r := &delveRun{run: Run{Binary: bin, Reload: reload}}
+	var err error
 	if r.program, err = debuginfo.Open(bin); err != nil {
 		d.t.Fatal(err)
 	}
 	r.run.Program = r.program
-	var ends [2]*os.File
-	for i, end := range []**os.File{&r.stdout, &r.stderr} {
-		if *end, ends[i], err = os.Pipe(); err != nil {
-			d.t.Fatal(err)
-		}
-	}
-	server := rpccommon.NewServer(delveConfig(listener, append([]string{bin}, d.args...), ends[0], ends[1]))
-	if err := server.Run(); err != nil {
-		d.t.Fatal(err)
-	}
-	r.server = server
-	ends[0].Close()
-	ends[1].Close()
+	r.process(d.t, append([]string{bin}, d.args...))
 	if state := r.state(); state == nil || state.Pid <= 1 {
 		d.t.Fatalf("the component has no process: %+v", state)
 	} else {
 		r.pid = state.Pid
 	}
-	d.add(r)
-}
-
-// add makes r the last run.
-func (d *delve) add(r *delveRun) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r.run.Halted, r.run.Fresh = true, true
@@ -278,20 +246,6 @@ func (d *delve) add(r *delveRun) {
 	r.run.Place = fmt.Sprintf("pod web-%d", r.run.Number)
 	d.runs, d.up = append(d.runs, r), true
 	d.change()
-}
-
-func delveConfig(listener net.Listener, argv []string, stdout, stderr *os.File) *service.Config {
-	return &service.Config{
-		Listener:    listener,
-		ProcessArgs: argv,
-		AcceptMulti: true,
-		APIVersion:  2,
-		Debugger: debugger.Config{
-			Backend: "default",
-			Stdout:  proc.OutputRedirect{File: stdout},
-			Stderr:  proc.OutputRedirect{File: stderr},
-		},
-	}
 }
 
 // change wakes whoever waits. The caller holds the lock.
@@ -319,10 +273,8 @@ func (d *delve) kill() {
 	if !stopped {
 		// Delve may be just about to let the process go on, and would then
 		// wait for it forever.
-		if r.pid != 0 {
-			_ = syscall.Kill(r.pid, syscall.SIGKILL)
-		}
-		_ = r.server.Stop()
+		_ = syscall.Kill(r.pid, syscall.SIGKILL)
+		r.delve.end()
 	}
 }
 

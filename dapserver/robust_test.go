@@ -96,9 +96,7 @@ func TestClientVanishes(t *testing.T) {
 	for _, how := range []string{"closes", "resets"} {
 		t.Run(how, func(t *testing.T) {
 			checkLeaks(t)
-			// Delve itself has data races when its client goes in the middle of a step;
-			// in a process of its own they are not taken for ours.
-			d := startDelveProcess(t, "loop")
+			d := startDelve(t, "loop")
 			srv := New(Config{Session: d})
 			first := connectTo(context.Background(), t, srv)
 			first.attach() // it is halted at its entry until somebody lets it go
@@ -115,7 +113,9 @@ func TestClientVanishes(t *testing.T) {
 					}
 				}
 				e.conn.Close()
-				if err := e.result(); err != nil {
+				// A message that has begun and does not end is told to whoever runs the server.
+				cut := how == "closes" && (strings.Contains(moment.name, "header") || strings.Contains(moment.name, "message"))
+				if err := e.result(); (err != nil) != cut {
 					t.Errorf("%s: ServeConn: %v", moment.name, err)
 				}
 				d.runsOn()

@@ -126,7 +126,7 @@ func (s *session) serve(ctx context.Context) (err error) {
 			return fmt.Errorf("closing the connection to %s did not end reading from it", s.peer)
 		}
 	}
-	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, ctx.Err()} {
+	for _, gone := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, ctx.Err()} {
 		if gone != nil && errors.Is(err, gone) {
 			return nil
 		}
