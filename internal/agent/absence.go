@@ -24,9 +24,13 @@ func (a *Agent) note() {
 	}
 	// Before the first debugger has come it is the client that decides when the
 	// component begins, so a client's presence is enough.
-	keep(&a.absence.unattended, a.component != nil && a.debugger == nil && !a.settled && (a.debugged || a.sessions == 0))
+	keep(&a.absence.unattended, a.component != nil && !a.attended() && !a.history.settled && (a.history.debugged || a.sessions == 0))
 	keep(&a.absence.alone, a.sessions == 0 && a.abort == nil)
 }
+
+// attended tells whether a debugger is there, and not just expected back; the caller
+// holds mu.
+func (a *Agent) attended() bool { return a.debugger != nil && !a.debugger.away() }
 
 // watchAbsence is the dead-man's switch: it takes the debugger off a component
 // that nobody debugs any more, and returns true when no client has been connected

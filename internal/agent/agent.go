@@ -39,27 +39,29 @@ type Agent struct {
 	began    time.Time
 	boot     string // random
 
+	relays sync.WaitGroup // counts the debuggers' connections to Delve
+
 	starting  sync.Mutex // serialises start and end
-	attaching sync.Mutex // serialises who becomes Delve's one client: connect and settle; after starting
+	loads     int        // starts so far, also those that failed; guarded by starting
+	attaching sync.Mutex // serialises who becomes Delve's one client: attach and settle; after starting
 
 	mu        sync.Mutex // guards all below
 	component *component
-	out       *output            // of the component, or of the next one if there is none yet
-	outUsed   bool               // out belongs to a component
-	abort     context.CancelFunc // ends the start that is under way; nil: none is
-	debugger  *debugging         // who is connected to Delve
-	sessions  int                // authenticated clients
-	debugged  bool               // a debugger was connected since the last start
-	settled   bool               // the debugger was taken off since it was last connected
+	outputs   []*output             // of all runs; the first is run 1's
+	loading   string                // SHA-256 of what is being loaded
+	abort     context.CancelFunc    // ends the start that is under way; nil: none is
+	debugger  *debugging            // who is connected to Delve
+	streams   map[string]*debugging // by token: that one, and those that have not yet read their end
+	sessions  int                   // authenticated clients
+	history   history
 	absence   absence
 	changed   chan struct{} // closed and made anew at every change
 }
 
-// debugging is a client's connection to Delve.
-type debugging struct {
-	client string
-	conn   net.Conn
-	ended  chan struct{} // closed when Delve's side is closed
+// history is what debuggers have done with the component since its start.
+type history struct {
+	debugged bool // there was one
+	settled  bool // the last one was taken off
 }
 
 // New returns an agent for the folder dir, which it makes if need be. The original
@@ -79,7 +81,7 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 	}
 	a := &Agent{
 		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(), boot: rand.Text(),
-		out: &output{run: 1}, changed: make(chan struct{}),
+		streams: map[string]*debugging{}, changed: make(chan struct{}),
 	}
 	a.update(func() {}) // the agent begins alone
 	return a, a.dir.prepare()
@@ -158,6 +160,7 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	if exit, ok := a.end(stop.Signal); ok && code == 0 {
 		code = exit.Status()
 	}
+	a.relays.Wait()
 	if !expired {
 		return code, err
 	}
@@ -298,12 +301,15 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 		started, err := a.start(ctx, *req.Start)
 		return &agentapi.Reply{Started: &started}, nil, err
 	case req.Op == agentapi.OpDebug:
-		return a.connect(req.Client, req.TakeOver, r, conn)
+		return a.debug(ctx, req, conn)
 	case req.Op == agentapi.OpOutput && req.From != nil:
 		ctx, stop := whileThere(ctx, r, conn)
 		out, from, err := a.outputFrom(ctx, *req.From)
 		stop()
-		return &agentapi.Reply{At: &from}, func() { out.serve(conn, from.Offset) }, err
+		if err != nil {
+			return nil, nil, err
+		}
+		return &agentapi.Reply{At: &from}, func() { out.serve(conn, from.Offset) }, nil
 	case req.Op == agentapi.OpEnd:
 		a.end(syscall.SIGTERM)
 		return &agentapi.Reply{}, nil, nil
@@ -358,16 +364,16 @@ func (a *Agent) current() *component {
 func (a *Agent) outputFrom(ctx context.Context, from agentapi.Position) (*output, agentapi.Position, error) {
 	for {
 		a.mu.Lock()
-		out, changed := a.out, a.changed
+		runs, changed := a.outputs, a.changed
 		a.mu.Unlock()
 		switch {
-		case from.Boot != a.boot || from.Run == 0:
-			from = agentapi.Position{Boot: a.boot, Run: out.run}
-		case from.Run < out.run:
-			from.Run, from.Offset = out.run, 0
+		case from.Boot == "" || from.Boot == a.boot && from.Run <= 0:
+			from = agentapi.Position{Boot: a.boot, Run: max(len(runs), 1)}
+		case from.Boot != a.boot:
+			from = agentapi.Position{Boot: a.boot, Run: 1}
 		}
-		if from.Run == out.run {
-			return out, from, nil
+		if from.Run <= len(runs) {
+			return runs[from.Run-1], from, nil
 		}
 		select {
 		case <-changed:
@@ -388,10 +394,7 @@ func (a *Agent) hello() *agentapi.Hello {
 	if a.debugger != nil {
 		h.Client = a.debugger.client
 	}
-	h.Run = a.out.run
-	if !a.outUsed {
-		h.Run--
-	}
+	h.Run = len(a.outputs)
 	if c := a.component; c != nil {
 		h.State, h.SHA256 = agentapi.StateRunning, c.sha256
 		if c.hasExited() {
@@ -410,11 +413,7 @@ func (a *Agent) put(file agentapi.File, r io.Reader, conn net.Conn) (*agentapi.R
 	if exists(path) {
 		return &agentapi.Reply{Have: true}, nil, nil
 	}
-	running := ""
-	if c := a.current(); c != nil {
-		running = c.sha256
-	}
-	a.dir.prune(running)
+	a.dir.prune(a.inUse())
 	if err := a.dir.room(file); err != nil {
 		return nil, nil, err
 	}
@@ -427,7 +426,18 @@ func (a *Agent) put(file agentapi.File, r io.Reader, conn net.Conn) (*agentapi.R
 	}, nil
 }
 
-// start replaces the component that runs, if one does.
+// inUse are the binaries that must stay: of what runs, and of what is being loaded.
+func (a *Agent) inUse() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	used := []string{a.loading}
+	if a.component != nil {
+		used = append(used, a.component.sha256)
+	}
+	return used
+}
+
+// start loads a component beside the one that runs, if one does, and replaces it.
 func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.Started, err error) {
 	path, err := a.dir.path(s.File)
 	if err != nil {
@@ -452,39 +462,58 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 	a.abortStart() // the later one counts
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	a.endLocked(syscall.SIGTERM, grace)
-	if err := a.dir.clear(a.dir.started()); err != nil {
-		return started, err
-	}
-	var out *output
+	a.loads++
 	a.update(func() {
 		a.abort = func() { cancel(errors.New("another request came before it was loaded")) }
-		a.debugged, a.settled = false, false
-		if a.outUsed {
-			a.out, a.outUsed = &output{run: a.out.run + 1}, false
-		}
-		out = a.out
+		a.loading = s.File.SHA256
 	})
-	starter := starter{a.log, a.self, a.dir.delveSocket(), &a.children}
-	c, err := starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir, out)
-	if err == nil {
-		c.sha256 = s.File.SHA256
-	}
-	a.update(func() {
-		a.abort, a.component = nil, c
-		a.outUsed = a.outUsed || c != nil
-	})
+	defer a.update(func() { a.abort, a.loading = nil, "" })
+	began := time.Now()
+	starter := starter{a.log, a.self, a.dir.delveSocket(a.loads), &a.children}
+	c, err := starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
 	if errors.Is(err, unix.EACCES) || err != nil && a.dir.noExec() {
 		err = fmt.Errorf("%w (is the folder %s mounted noexec?)", err, a.dir)
 	}
 	if err != nil {
 		return started, fmt.Errorf("delve could not start %s: %w", s.File.Name, err)
 	}
-	if err := mark(a.dir.started()); err != nil {
+	c.sha256 = s.File.SHA256
+	loaded := time.Now()
+	run := a.replace(c, grace)
+	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid(), "run", run,
+		"loading", loaded.Sub(began).Round(time.Millisecond), "replacing", time.Since(loaded).Round(time.Millisecond))
+	return agentapi.Started{PID: c.pid(), Run: run}, nil
+}
+
+// replace ends the component that runs and puts another in its place, which thereby
+// becomes the next run. The caller holds starting.
+func (a *Agent) replace(c *component, grace time.Duration) (run int) {
+	a.attaching.Lock() // nobody connects to what ends
+	defer a.attaching.Unlock()
+	if old := a.current(); old != nil {
+		a.retire(old, syscall.SIGTERM, grace)
+	}
+	a.update(func() {
+		run = len(a.outputs) + 1
+		c.out.run = run
+		a.outputs = append(a.outputs, c.out)
+		if old := run - 1 - keepOutputs; old >= 1 {
+			a.outputs[old-1].forget()
+		}
+		a.component, a.history = c, history{}
+	})
+	if err := a.dir.begun(); err != nil {
 		a.log.Warn("readiness will not be told", "error", err)
 	}
-	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid())
-	return agentapi.Started{PID: c.pid(), Run: out.run}, nil
+	go func() { // ends with the component
+		<-c.exited
+		if a.current() == c {
+			if err := a.dir.silent(); err != nil {
+				a.log.Warn("readiness goes on being told", "error", err)
+			}
+		}
+	}()
+	return run
 }
 
 // abortStart ends a start that is under way: loading takes as long as Delve likes.
@@ -505,123 +534,43 @@ func (a *Agent) end(sig syscall.Signal) (agentapi.Exit, bool) {
 }
 
 func (a *Agent) endLocked(sig syscall.Signal, grace time.Duration) (agentapi.Exit, bool) {
-	a.attaching.Lock() // nobody connects to what ends
+	a.attaching.Lock()
 	defer a.attaching.Unlock()
-	var c *component
-	a.update(func() { c, a.component = a.component, nil })
+	c := a.current()
 	if c == nil {
 		return agentapi.Exit{}, false
 	}
-	a.disconnect()
-	c.terminate(sig, grace)
+	a.retire(c, sig, grace)
+	a.update(func() { a.component = nil })
 	if !c.hasExited() {
 		return agentapi.Exit{Code: -1, Reason: "its output could not be passed on"}, true
 	}
 	return c.exit, true
 }
 
-// disconnect closes the debugger's connection and waits until Delve's side of it is
-// closed; the caller holds attaching.
-func (a *Agent) disconnect() {
-	a.mu.Lock()
-	d := a.debugger
-	a.mu.Unlock()
-	if d == nil {
-		return
-	}
-	_ = d.conn.Close()
-	timer := time.NewTimer(delvePatience)
-	defer timer.Stop()
-	select {
-	case <-d.ended:
-	case <-timer.C:
-	}
+// retire ends a component and what belongs to it; the caller holds attaching.
+func (a *Agent) retire(c *component, sig syscall.Signal, grace time.Duration) {
+	a.disconnect()
+	c.terminate(sig, grace)
 }
 
 // settle takes the debugger off the component, if that is still the one. If it is
-// not by force, a debugger that has come in the meantime stays.
+// not by force, a debugger that is there stays.
 func (a *Agent) settle(c *component, force bool) error {
 	a.attaching.Lock()
 	defer a.attaching.Unlock()
-	if force {
-		a.disconnect()
-	}
 	a.mu.Lock()
-	still := a.component == c && a.debugger == nil
+	still := a.component == c && (force || !a.attended())
 	a.mu.Unlock()
 	if !still {
 		return nil
 	}
+	a.disconnect()
 	err := c.settle(delvePatience)
 	a.update(func() {
 		if a.component == c {
-			a.settled = err == nil
+			a.history.settled = err == nil
 		}
 	})
 	return err
-}
-
-// connect gives a client Delve's own connection. Delve serves one at a time: a
-// second one would wait for an answer for ever.
-func (a *Agent) connect(client string, takeOver bool, r io.Reader, conn net.Conn) (*agentapi.Reply, func(), error) {
-	a.attaching.Lock()
-	defer a.attaching.Unlock()
-	if client == "" {
-		client = "another client"
-	}
-	if takeOver {
-		a.disconnect()
-	}
-	d := &debugging{client: client, conn: conn, ended: make(chan struct{})}
-	var c *component
-	var holder *debugging
-	state := agentapi.DebugState{Boot: a.boot}
-	a.update(func() {
-		c, holder = a.component, a.debugger
-		if c != nil && holder == nil && !c.hasExited() {
-			state.Run, state.Fresh = c.out.run, !a.debugged
-			a.debugger, a.debugged, a.settled = d, true, false
-		}
-	})
-	switch {
-	case c == nil:
-		return nil, nil, errIdle
-	case holder != nil:
-		return nil, nil, &codedError{agentapi.CodeInUse, "the debugger is in use by " + holder.client}
-	case c.hasExited():
-		return nil, nil, &codedError{agentapi.CodeExited, "the component has ended: " + c.exit.String()}
-	}
-	release := func() {
-		close(d.ended)
-		a.update(func() { a.debugger = nil })
-	}
-	var err error
-	if state.Halted, err = c.halted(); err != nil {
-		release()
-		return nil, nil, err
-	}
-	delve, err := net.DialTimeout("unix", c.socket, delvePatience)
-	if err != nil {
-		release()
-		return nil, nil, fmt.Errorf("connecting to delve: %w", err)
-	}
-	return &agentapi.Reply{Debug: &state}, func() {
-		defer release()
-		splice(conn, r, delve)
-	}, nil
-}
-
-// splice passes bytes both ways until either side ends, then closes both: Delve
-// must see its socket close as soon as the tunnel does.
-func splice(conn net.Conn, buffered io.Reader, delve net.Conn) {
-	var both sync.WaitGroup
-	both.Go(func() { // client to Delve
-		_, _ = io.Copy(delve, buffered)
-		_ = delve.Close()
-		_ = conn.Close() // the other direction may wait for a client that is gone
-	})
-	_, _ = io.Copy(conn, delve)
-	_ = conn.Close()
-	_ = delve.Close()
-	both.Wait()
 }

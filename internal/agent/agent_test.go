@@ -359,24 +359,25 @@ func TestASecondDebuggerIsRefused(t *testing.T) {
 	if code(err) != agentapi.CodeInUse || !strings.Contains(err.Error(), "first") {
 		t.Errorf("got %v; want in-use, by first", err)
 	}
+	// One that hangs up gives it free at once.
 	_ = d.conn.Close()
-	var conn net.Conn
-	r.await("the debugger to be free", func() bool {
-		conn, err = dial(t, second)
-		return err == nil
-	})
+	conn, err := dial(t, second)
+	if err != nil {
+		t.Fatal(err)
+	}
 	_ = conn.Close()
-	// A client that is gone altogether gives it free as well.
-	r.await("the debugger to be free again", func() bool {
-		conn, err = dial(t, first)
-		return err == nil
-	})
+	// One whose tunnel is lost has it until the grace period is over.
+	if _, err = dial(t, first); err != nil {
+		t.Fatal(err)
+	}
 	_ = first.Close()
-	r.await("the debugger to be free at last", func() bool {
-		conn, err = dial(t, second)
-		return err == nil
+	r.await("the loss to be known", func() bool {
+		h, err := second.Hello(t.Context())
+		return err == nil && h.Client == "first"
 	})
-	_ = conn.Close()
+	if _, err = dial(t, second); code(err) != agentapi.CodeInUse || !strings.Contains(err.Error(), "first") {
+		t.Errorf("got %v; want in-use, by first", err)
+	}
 }
 
 func TestSettleLetsGo(t *testing.T) {
@@ -827,7 +828,7 @@ func TestOnlyTheUserMayConnect(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.client("test")
 	pid := start(t, c, "loop")
-	for _, name := range []string{"agent.sock", "delve.sock"} {
+	for _, name := range []string{"agent.sock", "delve-1.sock"} {
 		info, err := os.Stat(filepath.Join(r.dir, "run", name))
 		if err != nil || info.Mode() != fs.ModeSocket|0o600 {
 			t.Errorf("%s: %v, %v; want a socket with mode 0600", name, info.Mode(), err)

@@ -60,7 +60,7 @@ func (c *children) reap(ctx context.Context) {
 	signal.Notify(ended, syscall.SIGCHLD)
 	defer signal.Stop(ended)
 	for {
-		c.orphans(0)
+		c.orphans(0, anySession)
 		select {
 		case <-ctx.Done():
 			return
@@ -69,9 +69,12 @@ func (c *children) reap(ctx context.Context) {
 	}
 }
 
-// orphans collects those that have ended, sends sig to the others (unless it is 0)
-// and returns how many these are.
-func (c *children) orphans(sig syscall.Signal) (living int) {
+// anySession stands for all sessions.
+const anySession = 0
+
+// orphans collects those that have ended, sends sig (unless it is 0) to the others
+// that are of the session and returns how many these are.
+func (c *children) orphans(sig syscall.Signal, session int) (living int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, child := range childrenOf(os.Getpid()) {
@@ -82,6 +85,9 @@ func (c *children) orphans(sig syscall.Signal) (living int) {
 			_, _ = syscall.Wait4(child.pid, nil, syscall.WNOHANG, nil)
 			continue
 		}
+		if session != anySession && child.session != session {
+			continue
+		}
 		living++
 		if sig != 0 {
 			_ = syscall.Kill(child.pid, sig) // nobody else could have collected it
@@ -90,13 +96,14 @@ func (c *children) orphans(sig syscall.Signal) (living int) {
 	return living
 }
 
-// endOrphans ends what the component left behind, as the end of its container would.
-// It gives up on one that even SIGKILL does not end.
-func (c *children) endOrphans() {
+// endOrphans ends what components left behind, as the end of their container would:
+// all of it, or what is of a session. It gives up on one that even SIGKILL does not
+// end.
+func (c *children) endOrphans(session int) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	// The end of one makes orphans of its children.
-	for deadline := time.Now().Add(2 * time.Second); c.orphans(syscall.SIGKILL) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(2 * time.Second); c.orphans(syscall.SIGKILL, session) > 0 && time.Now().Before(deadline); {
 		<-tick.C
 	}
 }
@@ -110,9 +117,10 @@ func endChildren() {
 
 // stat is the beginning of a process's /proc/PID/stat (proc_pid_stat(5)).
 type stat struct {
-	pid    int
-	state  byte
-	parent int
+	pid     int
+	state   byte
+	parent  int
+	session int
 }
 
 func (s stat) zombie() bool { return s.state == 'Z' || s.state == 'X' }
@@ -138,13 +146,14 @@ func parseStat(text []byte) (s stat, ok bool) {
 		return s, false
 	}
 	fields := bytes.Fields(text[end+1:])
-	if len(fields) < 2 || len(fields[0]) != 1 {
+	if len(fields) < 4 || len(fields[0]) != 1 {
 		return s, false
 	}
 	pid, pidErr := strconv.Atoi(string(bytes.TrimSpace(text[:open])))
 	parent, parentErr := strconv.Atoi(string(fields[1]))
-	if pidErr != nil || parentErr != nil || pid <= 0 || parent < 0 {
+	session, sessionErr := strconv.Atoi(string(fields[3]))
+	if pidErr != nil || parentErr != nil || sessionErr != nil || pid <= 0 || parent < 0 || session < 0 {
 		return s, false
 	}
-	return stat{pid, fields[0][0], parent}, true
+	return stat{pid, fields[0][0], parent, session}, true
 }

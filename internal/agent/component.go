@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/rpc"
 	"os"
 	"os/exec"
 	"slices"
@@ -39,8 +40,9 @@ type component struct {
 	exited    chan struct{} // closed when exit is set and the output was spread
 	exit      agentapi.Exit
 
-	mu      sync.Mutex // guards process
-	process *process   // nil until Delve has loaded it; a client can make Delve restart it
+	mu       sync.Mutex // guards all below
+	process  *process   // nil until Delve has loaded it; a client can make Delve restart it
+	replaced bool       // it ends because the agent wants it to
 }
 
 // starter is what all runs have in common.
@@ -53,14 +55,18 @@ type starter struct {
 
 // start runs argv under Delve and returns when Delve has loaded it. It blocks for
 // as long as Delve reads debug information: seconds for a large binary.
-func (s starter) start(ctx context.Context, argv, env []string, dir string, out *output) (*component, error) {
-	c := &component{log: s.log, socket: s.socket, children: s.children, out: out, delveDone: make(chan struct{}), exited: make(chan struct{})}
+func (s starter) start(ctx context.Context, argv, env []string, dir string) (*component, error) {
+	c := &component{log: s.log, socket: s.socket, children: s.children, out: newOutput(), delveDone: make(chan struct{}), exited: make(chan struct{})}
 	c.delve = exec.Command(s.self, append([]string{"delve", "--socket", s.socket, "--"}, argv...)...) //nolint:gosec // our own executable
 	c.delve.Env = environment(os.Environ(), env)
 	c.delve.Dir = dir
-	// A Ctrl-C in the terminal of a local session is for kubedelve.
-	c.delve.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own: a Ctrl-C in the terminal of a local one is for kubedelve,
+	// and what belongs to which run can be told.
+	c.delve.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	status, err := c.fork()
+	if errors.Is(err, syscall.EAGAIN) {
+		err = fmt.Errorf("%w: the container may have no more processes (pids limit)", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting delve: %w", err)
 	}
@@ -131,7 +137,7 @@ func (c *component) load(status io.Reader) error {
 	case err != nil:
 		return fmt.Errorf("waiting for delve: %w", err)
 	case said == "":
-		return errors.New("delve ended without a word (was it killed for lack of memory?)")
+		return c.silentEnd()
 	case said != "ok":
 		return errors.New(said)
 	}
@@ -148,6 +154,18 @@ func (c *component) load(status io.Reader) error {
 	c.setProcess(p)
 	go c.watch(p) // ends with the component or with Delve
 	return nil
+}
+
+// silentEnd says why Delve has ended without loading the component.
+func (c *component) silentEnd() error {
+	<-c.delveDone // it has closed all that it had open
+	state := c.delve.ProcessState
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+		return errors.New("delve was killed while it loaded the program, most likely for lack of memory: " +
+			"while one component replaces another, the container's memory limit has to hold two of them, each with its delve")
+	}
+	return fmt.Errorf("delve ended while it loaded the program (%v); the container's log may tell why: "+
+		"perhaps it has no more processes (pids limit) or memory for a second one", state)
 }
 
 func (c *component) setProcess(p *process) {
@@ -211,6 +229,9 @@ func (c *component) watch(p *process) {
 		p = next
 	}
 	c.out.drain()
+	c.mu.Lock()
+	c.exit.Replaced = c.replaced
+	c.mu.Unlock()
 	close(c.exited)
 	c.out.end()
 	c.mu.Lock()
@@ -228,7 +249,7 @@ func (c *component) next(p *process) *process {
 		// Without its tracer the component would run on, into breakpoints that
 		// nobody handles.
 		_ = p.signal(syscall.SIGKILL)
-		c.children.endOrphans()
+		c.children.endOrphans(c.session())
 		return nil
 	default:
 	}
@@ -308,7 +329,8 @@ func (c *component) settle(patience time.Duration) error {
 		// A DAP session that has not yet noticed that its client is gone lets a
 		// halted component run on, and the request to halt it has no answer.
 		var timeout net.Error
-		if err == nil || !errors.As(err, &timeout) || !timeout.Timeout() || left <= 2*time.Second {
+		late := errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, rpc.ErrShutdown) // the call after one that was late
+		if !late || left <= 2*time.Second {
 			return err
 		}
 	}
@@ -394,18 +416,30 @@ func (c *component) resume() error {
 }
 
 // terminate ends the component as its container's end would: the stop signal, then
-// after grace SIGKILL; then Delve.
+// after grace SIGKILL; then Delve. A component that is halted goes on without
+// breakpoints, so that it can handle the signal.
 func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
+	c.mu.Lock()
+	c.replaced = !c.hasExited()
+	c.mu.Unlock()
 	defer c.kill()
-	timer := time.NewTimer(grace)
-	defer timer.Stop()
-	if err := c.signal(sig); err != nil {
+	settle := func() {
+		if err := c.settle(delvePatience / 2); err != nil {
+			c.log.Debug("settling before the end", "error", err)
+		}
+	}
+	// One that runs serves until its debugger is off. One that is halted must not
+	// begin to run just to be ended: it has the signal when it goes on.
+	if halted, err := c.halted(); err == nil && !halted {
+		settle()
+		settle = func() {}
+	}
+	if c.signal(sig) != nil {
 		return
 	}
-	// A stopped process gets the signal when it runs.
-	if err := c.settle(max(min(grace, delvePatience), time.Millisecond)); err != nil {
-		c.log.Debug("settling before the end", "error", err)
-	}
+	settle()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
 	select {
 	case <-c.exited:
 	case <-c.delveDone:
@@ -421,29 +455,38 @@ func (c *component) kill() {
 		// Delve can tell how it ended for as long as it is there.
 		c.await(c.exited, time.Second)
 	}
-	_ = c.delve.Process.Signal(syscall.SIGTERM)
-	if !c.await(c.delveDone, 3*time.Second) {
-		_ = c.delve.Process.Kill()
-		<-c.delveDone
+	// In order Delve takes a tenth of a second, which the component that comes next
+	// has to wait for; it is needed only for what is still traced.
+	if !c.hasExited() {
+		_ = c.delve.Process.Signal(syscall.SIGTERM)
+		c.await(c.delveDone, 3*time.Second)
 	}
+	_ = c.delve.Process.Kill()
+	<-c.delveDone
 	_ = c.life.Close()
-	c.children.endOrphans()
+	_ = os.Remove(c.socket) // gone if Delve ended in order
 	c.mu.Lock()
 	loaded := c.process != nil
 	c.mu.Unlock()
-	if loaded {
-		c.await(c.exited, sinkPatience)
+	if !loaded {
+		// What another run has left behind goes on with it.
+		c.children.endOrphans(c.session())
+		return
 	}
+	c.children.endOrphans(anySession)
+	c.await(c.exited, sinkPatience)
 }
 
-// await tells whether the event came in time.
-func (c *component) await(event <-chan struct{}, patience time.Duration) bool {
+// session is the session, as setsid(2) makes it, of the run's processes that have
+// not begun one of their own.
+func (c *component) session() int { return c.delve.Process.Pid }
+
+// await waits for the event, but no longer than patience.
+func (c *component) await(event <-chan struct{}, patience time.Duration) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-event:
-		return true
 	case <-timer.C:
-		return false
 	}
 }

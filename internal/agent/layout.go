@@ -25,10 +25,15 @@ func (d layout) bin(sha256, name string) string {
 func (d layout) incoming() string    { return filepath.Join(string(d), "bin") }
 func (d layout) run() string         { return filepath.Join(string(d), "run") }
 func (d layout) agentSocket() string { return filepath.Join(string(d), SocketPath) }
-func (d layout) delveSocket() string { return filepath.Join(d.run(), "delve.sock") }
+func (d layout) swapped() string     { return filepath.Join(d.run(), "swapped") }
 func (d layout) ready() string       { return filepath.Join(d.run(), "ready") }
 func (d layout) started() string     { return filepath.Join(d.run(), "started") }
 func (d layout) expired() string     { return filepath.Join(d.run(), "expired") }
+
+// delveSocket is that of the n-th Delve: during a swap there are two.
+func (d layout) delveSocket(n int) string {
+	return filepath.Join(d.run(), fmt.Sprintf("delve-%d.sock", n))
+}
 
 // prepare makes the folders, private to this user.
 func (d layout) prepare() error {
@@ -44,7 +49,8 @@ func (d layout) prepare() error {
 // true: the folder outlives the container.
 func (d layout) clean() error {
 	stale, err := filepath.Glob(filepath.Join(d.incoming(), incomingPrefix+"*"))
-	return errors.Join(err, d.clear(append(stale, d.ready(), d.started(), d.delveSocket())...))
+	sockets, socketsErr := filepath.Glob(filepath.Join(d.run(), "delve-*.sock"))
+	return errors.Join(err, socketsErr, d.clear(append(append(stale, sockets...), d.ready(), d.started(), d.swapped())...))
 }
 
 // clear removes files, which need not be there.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -88,14 +89,25 @@ type rig struct {
 
 // text is what a process wrote so far.
 type text struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	forget bool
 }
 
 func (w *text) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.forget {
+		return len(p), nil
+	}
 	return w.buf.Write(p)
+}
+
+// discard is for processes that write more than anybody wants to keep.
+func (w *text) discard() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.forget = true
 }
 
 func (w *text) String() string {
@@ -202,30 +214,40 @@ func (r *rig) client(name string) *agentapi.Client {
 
 func (r *rig) session() *tunnel.Session {
 	r.t.Helper()
-	pin, err := r.keys.agent.Pin()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	var conn net.Conn
-	r.await("the agent's socket", func() bool {
+	var session *tunnel.Session
+	r.await("a tunnel", func() bool {
 		select {
 		case <-r.exited:
 			r.t.Fatalf("the agent ended: %s", r.said)
 		default:
 		}
-		conn, err = net.Dial("unix", filepath.Join(r.dir, SocketPath))
+		var err error
+		session, err = r.tunnel(r.t.Context())
+		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) { // it does not listen yet
+			r.t.Fatal(err)
+		}
 		return err == nil
 	})
-	stream, err := tunnel.UpgradeStream(conn)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	session, err := tunnel.Client(r.t.Context(), stream, r.keys.client, pin)
-	if err != nil {
-		r.t.Fatal(err)
-	}
 	r.t.Cleanup(func() { _ = session.Close() })
 	return session
+}
+
+// tunnel opens a tunnel through the agent's socket. It may be called from any
+// goroutine.
+func (r *rig) tunnel(ctx context.Context) (*tunnel.Session, error) {
+	pin, err := r.keys.agent.Pin()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.Dial("unix", filepath.Join(r.dir, SocketPath))
+	if err != nil {
+		return nil, err
+	}
+	stream, err := tunnel.UpgradeStream(conn)
+	if err != nil {
+		return nil, err
+	}
+	return tunnel.Client(ctx, stream, r.keys.client, pin)
 }
 
 // await returns when the condition holds, which nothing announces.
@@ -357,11 +379,25 @@ type attached struct {
 	conn net.Conn
 }
 
-// dial connects to Delve by one client.
+// dial connects to Delve by one client, for as long as that one lives.
 func dial(t testing.TB, c *agentapi.Client) (*agentapi.DebugConn, error) {
 	t.Helper()
-	return agentapi.Debug(t.Context(), func(context.Context) (*agentapi.Client, error) { return c, nil }, false)
+	return agentapi.Debug(t.Context(), only(c), false)
 }
+
+// only is for connections that have no other way when a client's is lost.
+func only(c *agentapi.Client) func(context.Context) (*agentapi.Client, error) {
+	return func(context.Context) (*agentapi.Client, error) {
+		select {
+		case <-c.Done():
+			return nil, errLost
+		default:
+			return c, nil
+		}
+	}
+}
+
+var errLost = errors.New("the tunnel is lost")
 
 func attach(t testing.TB, c *agentapi.Client) *attached {
 	t.Helper()

@@ -15,20 +15,22 @@ func TestParseStat(t *testing.T) {
 		want       stat
 		ok         bool
 	}{
-		{"a process", "12 (cat) R 3 12 12 0\n", stat{12, 'R', 3}, true},
-		{"a zombie", "12 (cat) Z 1 12 12 0", stat{12, 'Z', 1}, true},
-		{"a name with everything", "12 (a) Z 1 (b\n) S 7 1", stat{12, 'S', 7}, true},
-		{"an empty name", "12 () S 7", stat{12, 'S', 7}, true},
-		{"a kernel thread", "2 (kthreadd) S 0 0", stat{2, 'S', 0}, true},
+		{"a process", "12 (cat) R 3 12 11 0\n", stat{12, 'R', 3, 11}, true},
+		{"a zombie", "12 (cat) Z 1 12 12 0", stat{12, 'Z', 1, 12}, true},
+		{"a name with everything", "12 (a) Z 1 (b\n) S 7 1 5", stat{12, 'S', 7, 5}, true},
+		{"an empty name", "12 () S 7 6 5", stat{12, 'S', 7, 5}, true},
+		{"a kernel thread", "2 (kthreadd) S 0 0 0", stat{2, 'S', 0, 0}, true},
 		{"nothing", "", stat{}, false},
-		{"no name", "12 S 7", stat{}, false},
-		{"no PID", " (x) S 7", stat{}, false},
-		{"a PID that is none", "x (x) S 7", stat{}, false},
-		{"a negative PID", "-1 (x) S 7", stat{}, false},
+		{"no name", "12 S 7 6 5", stat{}, false},
+		{"no PID", " (x) S 7 6 5", stat{}, false},
+		{"a PID that is none", "x (x) S 7 6 5", stat{}, false},
+		{"a negative PID", "-1 (x) S 7 6 5", stat{}, false},
 		{"no parent", "12 (x) S", stat{}, false},
-		{"a parent that is none", "12 (x) S x", stat{}, false},
-		{"a state that is none", "12 (x) SS 1", stat{}, false},
-		{"parentheses the wrong way round", "12 )x( S 1", stat{}, false},
+		{"no session", "12 (x) S 1 1", stat{}, false},
+		{"a session that is none", "12 (x) S 1 1 x", stat{}, false},
+		{"a parent that is none", "12 (x) S x 6 5", stat{}, false},
+		{"a state that is none", "12 (x) SS 1 6 5", stat{}, false},
+		{"parentheses the wrong way round", "12 )x( S 1 6 5", stat{}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got, ok := parseStat([]byte(test.text)); got != test.want || ok != test.ok {
@@ -46,12 +48,12 @@ func TestParseStat(t *testing.T) {
 }
 
 func FuzzParseStat(f *testing.F) {
-	for _, seed := range []string{"12 (cat) R 3 12", "1 (a) b) Z 0", "", "()", ")(", "9999999999999999999 (x) S 1", "1 (\x00) S 1"} {
+	for _, seed := range []string{"12 (cat) R 3 12 12", "1 (a) b) Z 0 0 0", "", "()", ")(", "9999999999999999999 (x) S 1", "1 (\x00) S 1"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s, ok := parseStat(text)
-		if ok && (s.pid <= 0 || s.parent < 0) || !ok && s != (stat{}) {
+		if ok && (s.pid <= 0 || s.parent < 0 || s.session < 0) || !ok && s != (stat{}) {
 			t.Errorf("parseStat(%q) = %+v, %v", text, s, ok)
 		}
 	})

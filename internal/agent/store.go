@@ -101,13 +101,13 @@ func (d layout) room(f agentapi.File) error {
 	return nil
 }
 
-// prune removes binaries but for the newest ones and those in the folder keep.
-func (d layout) prune(keep string) {
+// prune removes binaries but for the newest ones and those in use, by SHA-256.
+func (d layout) prune(inUse []string) {
 	entries, _ := os.ReadDir(d.incoming())
 	var old []fs.FileInfo
 	for _, e := range entries {
 		info, err := e.Info()
-		if err == nil && sha256Pattern.MatchString(e.Name()) && e.Name() != keep {
+		if err == nil && sha256Pattern.MatchString(e.Name()) && !slices.Contains(inUse, e.Name()) {
 			old = append(old, info)
 		}
 	}

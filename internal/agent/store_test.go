@@ -127,7 +127,7 @@ func TestOldBinariesArePruned(t *testing.T) {
 		files = append(files, file)
 	}
 	d.touch(files[1]) // was asked for again
-	d.prune(files[0].SHA256)
+	d.prune([]string{files[0].SHA256})
 	for i, file := range files {
 		path, _ := d.path(file)
 		if got, want := exists(path), i == 0 || i == 1 || i == 5; got != want {

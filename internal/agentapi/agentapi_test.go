@@ -31,9 +31,17 @@ func checkLeaks(t testing.TB) {
 	leakcheck.Goroutines(t, "hashicorp/yamux", "compress/zstd")
 }
 
-// fake is a small agent: handle answers each request, and its return closes the
-// stream.
-func fake(t testing.TB, handle func(ctx context.Context, req Request, r *bufio.Reader, w *tunnel.Stream)) *Client {
+// handler answers a request to a small agent; its return closes the stream.
+type handler func(ctx context.Context, req Request, r *bufio.Reader, w *tunnel.Stream)
+
+// fake is a small agent and a client of it.
+func fake(t testing.TB, handle handler) *Client {
+	t.Helper()
+	return fakeAgent(t, handle)()
+}
+
+// fakeAgent starts a small agent, and returns what connects to it.
+func fakeAgent(t testing.TB, handle handler) (connect func() *Client) {
 	t.Helper()
 	checkLeaks(t)
 	agentID, clientID, err := tunnel.NewPair()
@@ -68,21 +76,24 @@ func fake(t testing.TB, handle func(ctx context.Context, req Request, r *bufio.R
 		})
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	return func() *Client {
+		t.Helper()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		upgraded, err := tunnel.UpgradeStream(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := tunnel.Client(t.Context(), upgraded, clientID, agentPin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := NewClient(session, "test")
+		t.Cleanup(func() { _ = c.Close() })
+		return c
 	}
-	upgraded, err := tunnel.UpgradeStream(conn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	session, err := tunnel.Client(t.Context(), upgraded, clientID, agentPin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := NewClient(session, "test")
-	t.Cleanup(func() { _ = c.Close() })
-	return c
 }
 
 // bounded is a context that outlasts what is well, and ends what hangs.
@@ -211,9 +222,15 @@ func TestRequestsEndWithTheirContextOrTheAgent(t *testing.T) {
 				if req.Op != name {
 					t.Errorf("got request %q", req.Op)
 				}
-				came <- struct{}{}
+				say := func() {
+					select {
+					case came <- struct{}{}:
+					case <-ctx.Done(): // debug makes further requests, to take the first one back
+					}
+				}
+				say()
 				_, _ = io.Copy(io.Discard, r) // until the client closes
-				came <- struct{}{}
+				say()
 			})
 			ctx, cancel := context.WithCancelCause(bounded(t))
 			stop := errors.New("stop")
@@ -250,27 +267,16 @@ func TestAnswersThatAreNoneAreErrors(t *testing.T) {
 	}
 }
 
-// debug connects by one client.
+// debug connects by one client, for as long as it lives.
 func debug(ctx context.Context, c *Client) (*DebugConn, error) {
-	return Debug(ctx, func(context.Context) (*Client, error) { return c, nil }, false)
-}
-
-func TestDebugOutlivesItsContext(t *testing.T) {
-	c := fake(t, func(_ context.Context, _ Request, r *bufio.Reader, w *tunnel.Stream) {
-		_ = WriteMessage(w, Reply{Debug: &DebugState{Run: 1}})
-		_, _ = io.Copy(w, r)
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	conn, err := debug(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	_, _ = io.WriteString(conn, "x")
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
-		t.Error(err)
-	}
-	_ = conn.Close()
+	return Debug(ctx, func(context.Context) (*Client, error) {
+		select {
+		case <-c.Done():
+			return nil, io.ErrClosedPipe
+		default:
+			return c, nil
+		}
+	}, false)
 }
 
 func TestWaitComesAfterTheOutput(t *testing.T) {

@@ -44,7 +44,12 @@ type stream struct {
 	r *bufio.Reader
 }
 
-func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
+func (s *stream) Read(p []byte) (int, error) {
+	if s.r.Buffered() == 0 {
+		return s.Stream.Read(p)
+	}
+	return s.r.Read(p)
+}
 
 // request opens a stream and reads the first reply. The stream is closed when
 // ctx ends, until the returned release is called, which tells whether it was not.
@@ -148,6 +153,7 @@ func (c *Client) Put(ctx context.Context, file File, content io.Reader) (sent in
 	switch {
 	case ctx.Err() != nil:
 		return counter.n, context.Cause(ctx)
+	case brokenOff != nil: // the agent has only seen the stream end
 	case errors.As(said, &spoken) || err == nil && said != nil:
 		err = said // rather than the broken pipe that it left behind
 	}

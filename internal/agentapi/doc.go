@@ -12,7 +12,9 @@
 //	         is sent if the first Reply says that the agent has the file already.
 //	start    nothing; the Reply comes when Delve has loaded the component and the
 //	         one before has ended
-//	debug    Delve's own bytes, both ways (DAP or JSON-RPC, the first byte decides)
+//	debug    a stream of package resumable, which another debug request with the
+//	         same token carries on; in it Delve's own bytes, both ways (DAP or
+//	         JSON-RPC, the first byte decides)
 //	output   frames from the agent, see [ReadFrame], up to the end of one run
 //	resume   nothing; breakpoints are kept, a halted component goes on
 //	settle   nothing; the debugger's connection is closed, breakpoints are cleared
@@ -29,7 +31,8 @@
 // The agent never has to be as new as the client: a [Reply] to hello carries
 // [Version], and the client refuses an agent that speaks another.
 //
-// Goroutines: none that outlives the call that started it.
+// Goroutines: one per [DebugConn], which ends soon after its Close; no other outlives
+// the call that started it.
 //
 // Neither this package nor tunnel imports Delve or Kubernetes.
 package agentapi

@@ -35,6 +35,8 @@ type Request struct {
 	Client string `json:"client,omitempty"` // who asks, for "in use by …"
 	Put    *File  `json:"put,omitempty"`
 	Start  *Start `json:"start,omitempty"`
+	// Stream (debug) names the stream that begins or goes on.
+	Stream *Stream `json:"stream,omitempty"`
 	// TakeOver (debug) makes the agent hang up on the client that is connected, if
 	// there is one, instead of refusing this one.
 	TakeOver bool `json:"takeOver,omitempty"`
@@ -58,6 +60,16 @@ type Start struct {
 	// Grace is how long the component that runs has between SIGTERM and SIGKILL when
 	// this one takes its place; 0: Config.Stop.
 	Grace Duration `json:"grace,omitempty"`
+}
+
+// Stream is a debugger's stream, which goes on in another tunnel when the one before
+// was lost (package resumable).
+type Stream struct {
+	Token    string `json:"token"` // random, the client's choice
+	Received int64  `json:"received,omitempty"`
+	// Resume says that the stream exists: an agent that does not know it refuses with
+	// [CodeGone], instead of beginning one.
+	Resume bool `json:"resume,omitempty"`
 }
 
 // Started is a component that Delve has loaded.
@@ -104,10 +116,11 @@ type Reply struct {
 
 // DebugState is what the agent tells a debugger that connects.
 type DebugState struct {
-	Boot   string `json:"boot"`
-	Run    int    `json:"run"`
-	Halted bool   `json:"halted,omitempty"` // the component was halted before
-	Fresh  bool   `json:"fresh,omitempty"`  // no debugger has been connected to the run before
+	Boot     string `json:"boot"`
+	Run      int    `json:"run"`
+	Halted   bool   `json:"halted,omitempty"` // the component was halted before
+	Fresh    bool   `json:"fresh,omitempty"`  // no debugger has been connected to the run before
+	Received int64  `json:"received,omitempty"`
 }
 
 // The codes of errors that a client handles.
@@ -115,6 +128,7 @@ const (
 	CodeInUse  = "in-use" // debug: another client is connected
 	CodeIdle   = "idle"   // nothing has been started
 	CodeExited = "exited" // debug: the component has ended
+	CodeGone   = "gone"   // debug: the stream that was to go on is over
 )
 
 // Hello is what the agent says of itself.
@@ -154,6 +168,8 @@ type Exit struct {
 	Code   int    `json:"code"`             // its exit status; -1 if a signal ended it, or it is not known
 	Signal int    `json:"signal,omitempty"` // the signal that ended it
 	Reason string `json:"reason,omitempty"` // in words, if the status does not tell
+	// Replaced says that the agent has ended it: for a later start, or on request.
+	Replaced bool `json:"replaced,omitempty"`
 }
 
 // Status is the exit status that a shell would tell: 128 and the signal.

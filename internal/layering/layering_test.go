@@ -63,6 +63,11 @@ var rules = []rule{
 		reason: "it makes any byte stream private to two holders of keys",
 	},
 	{
+		of:     module + "/internal/resumable",
+		only:   []string{"std"},
+		reason: "it is about byte streams, whoever carries them",
+	},
+	{
 		of:     module + "/internal/agentapi",
 		ban:    []string{"k8s.io/...", "github.com/go-delve/...", module + "/kubelaunch", module + "/internal/agent"},
 		reason: "both halves share it",

@@ -46,6 +46,14 @@ func do(name, value string) {
 			code, _ := strconv.Atoi(value)
 			os.Exit(code)
 		}()
+	case "stubborn": // on SIGTERM: says so
+		terms := make(chan os.Signal, 1)
+		signal.Notify(terms, syscall.SIGTERM)
+		go func() {
+			for range terms {
+				fmt.Println("no, thanks")
+			}
+		}()
 	case "usr1": // says so on SIGUSR1
 		came := make(chan os.Signal, 1)
 		signal.Notify(came, syscall.SIGUSR1)
