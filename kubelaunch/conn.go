@@ -28,7 +28,7 @@ func (c *Conn) Run() Run { return c.run }
 // Read implements [net.Conn].
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err != nil && c.ended.Load() {
+	if err != nil && (c.ended.Load() || errors.Is(err, errRunOver)) {
 		err = io.EOF
 	}
 	return n, err

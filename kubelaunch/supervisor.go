@@ -198,7 +198,9 @@ func (v *supervisor) sync(ctx context.Context, l link) error {
 		return errors.Join(failed(ctx, err), errLinkLost)
 	}
 	attempted := v.start
-	v.start = nil
+	if !hello.Loading { // else it may still come about
+		v.start = nil
+	}
 	key := runKey{hello.Boot, hello.Run}
 	var now *run
 	var last runKey
@@ -348,7 +350,6 @@ func (v *supervisor) swapIn(ctx context.Context, l link) error {
 			s.answer <- err
 		}
 	})
-	v.start = nil
 	return end
 }
 
@@ -397,23 +398,17 @@ func (v *supervisor) letGo(ctx context.Context, l link) error {
 
 // attend waits until the run has ended or something is wished.
 func (v *supervisor) attend(ctx context.Context, l link) error {
-	type end struct {
-		exit Exit
-		run  int
-		err  error
-	}
-	ended := make(chan end, 1)
+	ended := make(chan error, 1)
 	waiting, stop := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	defer func() { stop(); asking.Wait() }()
 	asking.Go(func() { // ends with the run or this function
-		exit, run, err := l.client.Exited(waiting)
-		ended <- end{exit, run, err}
+		_, _, err := l.client.Exited(waiting)
+		ended <- err
 	})
 	for {
 		var wished bool
-		var current int
-		changed := v.session.look(func(st *state) { wished, current = st.swap != nil || st.mayGo(), st.run.key.run })
+		changed := v.session.look(func(st *state) { wished = st.swap != nil || st.mayGo() })
 		if wished {
 			return nil
 		}
@@ -421,16 +416,13 @@ func (v *supervisor) attend(ctx context.Context, l link) error {
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case e := <-ended:
-			switch {
-			case e.err != nil:
-				if err := failed(ctx, e.err); err != nil {
-					return err
+		case err := <-ended:
+			if err != nil {
+				if end := failed(ctx, err); end != nil {
+					return end
 				}
-			case e.run == current:
-				return v.exited(ctx, e.exit)
 			}
-			return v.sync(ctx, l) // nobody but us starts and ends components
+			return v.sync(ctx, l) // it tells how
 		}
 	}
 }
