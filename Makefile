@@ -61,6 +61,10 @@ integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFI
 	go -C testdata/cluster test -tags integration -count=1 -timeout 20m -v . | .ci/noskip
 	go test -tags integration -count=1 -timeout 40m -v ./internal/e2e | .ci/noskip
 
+.PHONY: test-long
+test-long: ## the end-to-end tests that repeat things, as often as they should
+	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts' -v ./internal/e2e | .ci/noskip
+
 .PHONY: fmt
 fmt: ## format all Go files, imports in order
 	for m in . $(NESTED); do (cd $$m && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...); done

@@ -168,3 +168,13 @@ func restored(t *testing.T, n *testcluster.Namespace, deployment string, before 
 		t.Error(err)
 	}
 }
+
+// long is how often a test does what it does again and again: full in "make
+// test-long", which sets KUBEDELVE_TEST_LONG, and short in "make test", which people
+// wait for.
+func long(full, short int) int {
+	if os.Getenv("KUBEDELVE_TEST_LONG") != "" {
+		return full
+	}
+	return short
+}

@@ -237,9 +237,10 @@ func TestIntegrationHotReload(t *testing.T) {
 	restored(t, n, "middle", before)
 }
 
-// The acceptance test of hot reload: 50 edits in a row under requests.
-func TestIntegrationFiftyEdits(t *testing.T) {
-	const edits = 50
+// The acceptance test of hot reload: 50 edits in a row under requests, or fewer, see
+// long.
+func TestIntegrationEdits(t *testing.T) {
+	edits := long(50, 12)
 	n := namespace(t, nil, allTiers...)
 	before := snapshot(t, n, "middle")
 	p := copyShop(t)
