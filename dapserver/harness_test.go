@@ -194,8 +194,11 @@ type delve struct {
 	// workload is; else its end is that of the session.
 	again   bool
 	restart func(context.Context, *LaunchConfig) error
-	events  chan Event
-	over    chan struct{} // closed at the end
+	// grace, if not nil, makes Close end the component as a container's end does: with
+	// SIGTERM, and SIGKILL when it is closed. Else Close just kills it.
+	grace  chan struct{}
+	events chan Event
+	over   chan struct{} // closed at the end
 
 	mu               sync.Mutex // guards all below
 	runs             []*delveRun
@@ -331,6 +334,92 @@ func (r *delveRun) state() *api.DebuggerState {
 		}
 	}
 	return nil
+}
+
+// resume lets the component go on, as somebody who is no DAP client does.
+func (d *delve) resume() {
+	d.t.Helper()
+	r := d.last()
+	r.call(d.t, func(client *rpc2.RPCClient) {
+		if err := client.Disconnect(true); err != nil {
+			d.t.Error(err)
+		}
+	})
+	for state := r.state(); state != nil && !state.Running && !state.Exited; state = r.state() {
+	}
+}
+
+// clearBreakpoints takes all breakpoints away from a component that is halted.
+func (d *delve) clearBreakpoints() {
+	d.t.Helper()
+	d.last().call(d.t, func(client *rpc2.RPCClient) {
+		all, err := client.ListBreakpoints(false)
+		for _, b := range all {
+			if err == nil && b.ID > 0 { // Delve's own have negative numbers
+				_, err = client.ClearBreakpoint(b.ID)
+			}
+		}
+		if err != nil {
+			d.t.Error(err)
+		}
+	})
+}
+
+// call is a JSON-RPC client for a while.
+func (r *delveRun) call(t testing.TB, f func(*rpc2.RPCClient)) {
+	t.Helper()
+	conn, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.SetDeadline(deadline())
+	defer conn.Close()
+	f(rpc2.NewClientFromConn(conn))
+}
+
+// terminate ends the component as a container's end does, and returns its exit code
+// as a shell tells it; nil if there is no component.
+func (d *delve) terminate() *int {
+	r := d.last()
+	if d.dead() {
+		return nil
+	}
+	code := func() (code int, exited bool) {
+		state := r.state()
+		if state == nil || !state.Exited {
+			return 0, false
+		}
+		if state.ExitStatus < 0 { // Delve: a signal's number is negative
+			return 128 - state.ExitStatus, true
+		}
+		return state.ExitStatus, true
+	}
+	if err := syscall.Kill(r.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		d.t.Error(err)
+	}
+	if state := r.state(); state != nil && !state.Running && !state.Exited {
+		d.clearBreakpoints() // and it gets the signal when it runs
+		d.resume()
+	}
+	for grace := d.grace; ; {
+		if code, exited := code(); exited {
+			return &code
+		}
+		select {
+		case <-grace:
+			_ = syscall.Kill(r.pid, syscall.SIGKILL)
+			grace = nil
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
+// dead says whether the last run was ended by the test.
+func (d *delve) dead() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.runs[len(d.runs)-1].stopped
 }
 
 // signal sends a signal to the process of the last run.
@@ -535,7 +624,11 @@ func (d *delve) Close(context.Context) error {
 	d.mu.Lock()
 	d.closes++
 	d.mu.Unlock()
-	d.finish(nil)
+	var code *int
+	if d.grace != nil {
+		code = d.terminate()
+	}
+	d.finish(code)
 	d.kill()
 	return nil
 }
@@ -839,14 +932,20 @@ type script struct {
 	once     sync.Once
 	wg       sync.WaitGroup
 
-	mu      sync.Mutex
-	dialled bool
-	// dialErr is what the second Dial returns; nil: it waits for the end.
-	dialErr error
+	// again makes a further Dial lead to another run; else it waits for the end, or
+	// returns dialErr if that is set. beforeDial is called first.
+	again      bool
+	dialErr    error
+	beforeDial func(context.Context)
+	// events are what Follow tells.
+	events chan Event
+
+	mu    sync.Mutex // guards dials
+	dials int
 }
 
 func newScript(t testing.TB, serve func(conn net.Conn)) *script {
-	s := &script{serve: serve, exit: make(chan int, 1), closed: make(chan struct{})}
+	s := &script{serve: serve, exit: make(chan int, 1), closed: make(chan struct{}), events: make(chan Event, 10)}
 	t.Cleanup(s.wg.Wait)
 	return s
 }
@@ -860,7 +959,16 @@ func (s *script) Close(context.Context) error {
 	return s.closeErr
 }
 
-func (s *script) Follow(ctx context.Context, _ func(Event)) { <-ctx.Done() }
+func (s *script) Follow(ctx context.Context, tell func(Event)) {
+	for {
+		select {
+		case e := <-s.events:
+			tell(e)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
 func (s *script) Restart(context.Context, *LaunchConfig) error { return errors.New("not in this test") }
 
@@ -869,13 +977,17 @@ func (s *script) Dial(ctx context.Context) (Connection, error) {
 		return nil, errors.New("nobody is there")
 	}
 	s.mu.Lock()
-	again := s.dialled
-	s.dialled = true
+	s.dials++
+	number := s.dials
 	s.mu.Unlock()
-	if again && s.dialErr != nil {
-		return nil, s.dialErr
+	if number > 1 && s.beforeDial != nil {
+		s.beforeDial(ctx)
 	}
-	if again {
+	switch {
+	case number == 1 || s.again:
+	case s.dialErr != nil:
+		return nil, s.dialErr
+	default:
 		select {
 		case <-s.closed:
 			return nil, errors.New("closed")
@@ -891,7 +1003,7 @@ func (s *script) Dial(ctx context.Context) (Connection, error) {
 		defer theirs.Close()
 		s.serve(theirs)
 	})
-	return connection{ours, Run{Number: 1, Halted: true, Fresh: true, SubstitutePath: s.rules, Program: s.program}}, nil
+	return connection{ours, Run{Number: number, Halted: true, Fresh: true, SubstitutePath: s.rules, Program: s.program}}, nil
 }
 
 func (s *script) Output(ctx context.Context, emit func(Piece) error) error {
