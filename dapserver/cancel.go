@@ -27,6 +27,7 @@ func (s *session) onCancel(ctx context.Context, m message) {
 			cancel = st.working[worker{id, false}]
 		case st.start != nil && !st.start.answered && (id != 0 && id == st.start.seq || args.ProgressId != "" && args.ProgressId == st.start.progress.id):
 			cancel = st.start.cancel
+			cancel() // with the lock held: after this it is not granted
 		case args.ProgressId != "" && st.activities[args.ProgressId] != nil:
 			cancel = st.activities[args.ProgressId]
 		case id != 0:

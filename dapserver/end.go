@@ -32,6 +32,7 @@ func (s *session) startPumps(ctx context.Context, st *start) {
 			if ctx.Err() == nil {
 				s.log.Info("the component's exit code is unknown", "error", err)
 			}
+			close(st.unknown)
 			return
 		}
 		st.exitCode = code
@@ -167,7 +168,11 @@ func (s *session) componentExited(ctx context.Context, st *start) {
 	}
 }
 
+// tellExit and tellEnd may be called by several who learn of the end at once. The
+// lock keeps the order.
 func (s *session) tellExit(ctx context.Context, code int) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	if s.claimEnd(func(st *state) *bool { return &st.exitTold }) {
 		s.event(ctx, "exited", dap.ExitedEventBody{ExitCode: code})
 	}
@@ -175,6 +180,8 @@ func (s *session) tellExit(ctx context.Context, code int) {
 
 // tellEnd sends terminated, if the client has seen a session at all.
 func (s *session) tellEnd(ctx context.Context) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	initialized := false
 	s.update(func(st *state) { initialized = st.client.arguments != nil })
 	if initialized && s.claimEnd(func(st *state) *bool { return &st.endTold }) {

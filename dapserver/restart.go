@@ -29,10 +29,10 @@ func (s *session) onRestart(ctx context.Context, m message) {
 	s.update(func(state *state) {
 		st, before = state.start, state.backend
 		switch {
-		case state.phase == phaseStarting:
-			why = "it is not started yet"
 		case state.phase >= phaseEnded:
 			why = "the debug session has ended"
+		case state.phase == phaseStarting || !st.answered:
+			why = "it is not started yet"
 		case state.restart != nil:
 			why = "a restart is under way"
 		default:

@@ -33,7 +33,8 @@ type session struct {
 	// workers are the requests that are handled in goroutines of their own.
 	workers sync.WaitGroup
 
-	// telling is held while the client is told of breakpoints, see inOrder.
+	// telling is held while the client is told of breakpoints, see inOrder, or of
+	// the end.
 	// It is taken before all other locks.
 	telling sync.Mutex
 

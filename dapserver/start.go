@@ -50,7 +50,7 @@ func (s *session) onStart(ctx context.Context, m message) {
 		request: request, seq: m.env.seq, config: cfg, cancel: cancel,
 		progress:   newProgress(ctx, s, request, m.env.seq, title),
 		done:       make(chan struct{}),
-		outputDone: make(chan struct{}), exited: make(chan struct{}),
+		outputDone: make(chan struct{}), exited: make(chan struct{}), unknown: make(chan struct{}),
 	}
 	st.progress.cancellable = true
 	switch {
@@ -181,19 +181,29 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) (b *backend,
 	}
 	// The answer is given to the client by the goroutine that reads from
 	// Delve, so that it keeps its place among Delve's other messages.
-	if _, err := s.askThen(handCtx, b, request{"attach", arguments}, func() {
-		if s.claimAnswer(st) {
+	granted := false
+	_, err = s.askThen(handCtx, b, request{"attach", arguments}, func() {
+		// One that was given up before is not granted any more.
+		s.update(func(*state) {
+			granted = !st.answered && startCtx.Err() == nil
+			st.answered = st.answered || granted
+		})
+		if granted {
 			st.progress.end("")
 			s.respond(ctx, &envelope{seq: st.seq, command: st.request}, nil)
 		}
-	}); err != nil {
+	})
+	if err == nil && !granted {
+		err = startCtx.Err()
+	}
+	if err != nil {
 		return b, s.handshakeError(st, err)
 	}
 	return b, nil
 }
 
-// claimAnswer returns whether the caller is the one to answer the launch or
-// attach: Delve's yes and the client's cancel can come at the same time.
+// claimAnswer returns whether the caller is the one to refuse the launch or attach:
+// Delve's yes and the client's cancel can come at the same time.
 func (s *session) claimAnswer(st *start) (mine bool) {
 	s.update(func(*state) { mine, st.answered = !st.answered, true })
 	return mine

@@ -152,6 +152,7 @@ type start struct {
 	stopPumps  context.CancelFunc
 	outputDone chan struct{} // closed when all output has been passed on
 	exited     chan struct{} // closed when exitCode is known
+	unknown    chan struct{} // closed when it never will be
 	exitCode   int
 
 	releaseOnce sync.Once

@@ -8,9 +8,10 @@ import (
 
 // onTerminate ends the component, in the order that Session.Close keeps. It is
 // answered at once; exited and terminated come when all is done. A disconnect
-// meanwhile waits for that.
+// meanwhile waits for that. A launch that has no answer yet is given up.
 func (s *session) onTerminate(ctx context.Context, m message) {
 	var re *requestError
+	var ending *start
 	s.update(func(state *state) {
 		st := state.start
 		switch {
@@ -20,19 +21,14 @@ func (s *session) onTerminate(ctx context.Context, m message) {
 			// It ends, or has: what the client wants.
 		case state.phase == phaseClosing:
 			re = errClosing
+		case !st.answered:
+			st.cancel()
 		case !st.owned:
 			re = &requestError{idTerminate, "Cannot terminate",
 				fmt.Sprintf("%s was put under the debugger elsewhere: end it there, or only disconnect from it", st.target.Name()), true}
 		default:
 			state.phase, state.ending = phaseEnded, true
-			giveUp := state.giveUp
-			// Not to be cancelled, it ends when Session.Close does.
-			s.workers.Go(func() {
-				if giveUp != nil {
-					giveUp()
-				}
-				s.terminate(ctx, st)
-			})
+			ending = st
 		}
 	})
 	if re != nil {
@@ -40,10 +36,21 @@ func (s *session) onTerminate(ctx context.Context, m message) {
 		return
 	}
 	s.respond(ctx, &m.env, nil)
+	if ending != nil {
+		// Not to be cancelled, it ends when Session.Close does. shutdown can't have
+		// begun to wait for workers: it doesn't while a message is handled.
+		s.workers.Go(func() { s.terminate(ctx, ending) })
+	}
 }
 
 // terminate is the goroutine of onTerminate.
 func (s *session) terminate(ctx context.Context, st *start) {
+	<-st.done // it has been answered, and may still be at its last steps
+	s.update(func(state *state) {
+		if state.giveUp != nil {
+			state.giveUp()
+		}
+	})
 	if err := s.release(ctx, st, leaving{hear: true}); err != nil {
 		_ = s.output(ctx, Important, "kubedelve: "+err.Error()+"\n", nil)
 	}
@@ -61,6 +68,7 @@ func (s *session) awaitExit(st *start) {
 	defer timer.Stop()
 	select {
 	case <-st.exited:
+	case <-st.unknown:
 	case <-timer.C:
 	}
 }
