@@ -345,7 +345,20 @@ func (d *delve) resume() {
 			d.t.Error(err)
 		}
 	})
-	for state := r.state(); state != nil && !state.Running && !state.Exited; state = r.state() {
+	d.await("go on", func(state *api.DebuggerState) bool { return state == nil || state.Running || state.Exited })
+}
+
+// await waits until the component does something; state is nil if Delve does not tell.
+func (d *delve) await(what string, done func(state *api.DebuggerState) bool) *api.DebuggerState {
+	d.t.Helper()
+	for end := deadline(); ; runtime.Gosched() {
+		state := d.last().state()
+		if done(state) {
+			return state
+		}
+		if time.Now().After(end) {
+			d.t.Fatalf("the component does not %s: %+v", what, state)
+		}
 	}
 }
 
@@ -384,16 +397,6 @@ func (d *delve) terminate() *int {
 	if d.dead() {
 		return nil
 	}
-	code := func() (code int, exited bool) {
-		state := r.state()
-		if state == nil || !state.Exited {
-			return 0, false
-		}
-		if state.ExitStatus < 0 { // Delve: a signal's number is negative
-			return 128 - state.ExitStatus, true
-		}
-		return state.ExitStatus, true
-	}
 	if err := syscall.Kill(r.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		d.t.Error(err)
 	}
@@ -401,18 +404,20 @@ func (d *delve) terminate() *int {
 		d.clearBreakpoints() // and it gets the signal when it runs
 		d.resume()
 	}
-	for grace := d.grace; ; {
-		if code, exited := code(); exited {
-			return &code
-		}
+	grace := d.grace
+	code := d.await("end", func(state *api.DebuggerState) bool {
 		select {
 		case <-grace:
 			_ = syscall.Kill(r.pid, syscall.SIGKILL)
 			grace = nil
 		default:
-			runtime.Gosched()
 		}
+		return state != nil && state.Exited
+	}).ExitStatus
+	if code < 0 { // Delve: the negative number of a signal
+		code = 128 - code
 	}
+	return &code
 }
 
 // dead says whether the last run was ended by the test.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-delve/delve/service/api"
 	"github.com/google/go-dap"
 )
 
@@ -203,8 +204,7 @@ func TestStopWhileDisconnectedIsTold(t *testing.T) {
 			d.cut()
 			e.awaitBroken()
 			d.signal(syscall.SIGUSR2)
-			for state := d.last().state(); state == nil || state.Running; state = d.last().state() {
-			}
+			d.await("halt", func(state *api.DebuggerState) bool { return state != nil && !state.Running })
 			d.allow()
 			body := want[*dap.StoppedEvent](e).Body
 			if body.Reason != "breakpoint" || fmt.Sprint(body.HitBreakpointIds) != fmt.Sprint([]int{id}) {
