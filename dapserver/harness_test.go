@@ -348,6 +348,18 @@ func (d *delve) resume() {
 	d.await("go on", func(state *api.DebuggerState) bool { return state == nil || state.Running || state.Exited })
 }
 
+// awaitDialled waits until there is a connection to the last run.
+func (d *delve) awaitDialled() {
+	for r := d.last(); ; runtime.Gosched() {
+		d.mu.Lock()
+		dialled := !r.run.Fresh
+		d.mu.Unlock()
+		if dialled {
+			return
+		}
+	}
+}
+
 // await waits until the component does something; state is nil if Delve does not tell.
 func (d *delve) await(what string, done func(state *api.DebuggerState) bool) *api.DebuggerState {
 	d.t.Helper()

@@ -1,10 +1,12 @@
 package dapserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -146,24 +148,40 @@ func TestRestartWhileDisconnected(t *testing.T) {
 				<-answer
 				return nil
 			}
-			e := connect(t, Config{Launcher: launches(d)})
+			// Set if Delve gets a message while the restart has no answer.
+			var watching, tookPlace atomic.Bool
+			e := connect(t, Config{Launcher: launches(d), Message: func(_, _, to string, content []byte) {
+				switch {
+				case to == "editor" && bytes.Contains(content, []byte(`"command":"restart"`)) && bytes.Contains(content, []byte(`"success":true`)):
+					watching.Store(false)
+				case to == "delve" && watching.Load():
+					tookPlace.Store(true)
+				}
+			}})
 			e.begin(stopOnEntry)
 			d.kill()
 			e.awaitBroken()
+			watching.Store(true)
 			first := e.request("restart", "")
 			<-started
-			// The new run can be dialled, and the restart is not answered yet.
+			d.awaitDialled()
+			// There is a way to the new run, and the restart is not answered yet.
+			for range 20 {
+				e.awaitBroken()
+			}
 			second := e.request("restart", "")
 			if m := wantError(e, idRestart, "a restart is under way"); m.RequestSeq != second {
 				t.Errorf("got an answer to %d, want %d", m.RequestSeq, second)
 			}
-			e.awaitBroken()
 			clear(e.output)
 			close(answer)
 			if seq := want[*dap.RestartResponse](e).RequestSeq; seq != first {
 				t.Errorf("got an answer to %d, want %d", seq, first)
 			}
 			want[*dap.ProcessEvent](e)
+			if tookPlace.Load() {
+				t.Error("the new run was connected to before the restart was answered")
+			}
 			if stopOnEntry {
 				e.wantEntry(d)
 			} else {

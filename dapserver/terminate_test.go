@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-dap"
 )
@@ -88,6 +90,55 @@ func TestTerminate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The exit code and the last words may be known later than Session.Close returns.
+func TestTerminateHearsTheLastWords(t *testing.T) {
+	checkLeaks(t)
+	s := startQuiet(t)
+	words := make(chan struct{})
+	s.out = func(_ context.Context, emit func(Piece) error) error {
+		<-words
+		return emit(Piece{Stream: Stderr, Data: []byte("last words\n")})
+	}
+	e := connect(t, Config{Launcher: launches(s)})
+	e.launchQuiet(false)
+	e.TerminateRequest()
+	want[*dap.TerminateResponse](e)
+	<-s.closed
+	for range 20 { // nothing else comes
+		e.ThreadsRequest()
+		wantError(e, idNoBackend, "the debug session has ended")
+	}
+	s.exit <- 5
+	close(words)
+	e.wantEnd(5)
+	if e.output["stderr"] != "last words\n" {
+		t.Errorf("got output %q before the end", e.output)
+	}
+	e.leave()
+}
+
+// The exit code is waited for as long as somebody may still know it, but not for ever.
+func TestTheExitCodeIsAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		known := make(chan struct{})
+		close(known)
+		for _, test := range []struct {
+			st   *start
+			want time.Duration
+		}{
+			{&start{exited: known}, 0},
+			{&start{unknown: known}, 0},
+			{&start{}, exitGrace},
+		} {
+			began := time.Now()
+			(&session{}).awaitExit(test.st)
+			if took := time.Since(began); took != test.want {
+				t.Errorf("waited for %s, want %s", took, test.want)
+			}
+		}
+	})
 }
 
 // A client may leave during the grace period: its disconnect is answered after the
