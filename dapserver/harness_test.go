@@ -406,7 +406,7 @@ func (r *delveRun) call(t testing.TB, f func(*rpc2.RPCClient)) {
 // as a shell tells it; nil if there is no component.
 func (d *delve) terminate() *int {
 	r := d.last()
-	if d.dead() {
+	if d.ended(r) {
 		return nil
 	}
 	if err := syscall.Kill(r.pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -432,11 +432,11 @@ func (d *delve) terminate() *int {
 	return &code
 }
 
-// dead says whether the last run was ended by the test.
-func (d *delve) dead() bool {
+// ended says whether the test has ended a run.
+func (d *delve) ended(r *delveRun) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.runs[len(d.runs)-1].stopped
+	return r.stopped
 }
 
 // signal sends a signal to the process of the last run.
@@ -502,7 +502,7 @@ func (d *delve) Dial(ctx context.Context) (Connection, error) {
 		if up && !first {
 			state := r.state()
 			switch {
-			case state == nil: // killed in this moment
+			case state == nil || d.ended(r): // killed in this moment
 				select {
 				case <-changed:
 				case <-ctx.Done():
@@ -521,6 +521,9 @@ func (d *delve) Dial(ctx context.Context) (Connection, error) {
 		}
 		if up {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.addr)
+			if err != nil && d.ended(r) {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
