@@ -2,64 +2,18 @@ package dapserver
 
 import (
 	"bufio"
-	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
-
-	"github.com/go-delve/delve/pkg/proc"
-	"github.com/go-delve/delve/service"
-	"github.com/go-delve/delve/service/debugger"
-	"github.com/go-delve/delve/service/rpccommon"
 )
 
 // Delve waits for any child of its process (wait4 with PID -1): several in one
 // process take each other's stops. And it has data races of its own, when it is ended
 // or its client goes while it is about to let the component go on, which are not to be
-// taken for ours. So each runs in a process of its own: this test program, with its
-// arguments in the environment.
-
-// delveProcessEnv has the component's command line, a line for each argument.
-const delveProcessEnv = "DAPSERVER_TEST_DELVE"
-
-// runDelveProcess is the whole process: it writes Delve's address as the first line
-// of standard error, and ends when standard input does.
-func runDelveProcess(argv []string) int {
-	_ = os.Unsetenv(delveProcessEnv) // not for the component
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	stdout, stderr := os.NewFile(3, "stdout"), os.NewFile(4, "stderr")
-	server := rpccommon.NewServer(&service.Config{
-		Listener:    listener,
-		ProcessArgs: argv,
-		AcceptMulti: true,
-		APIVersion:  2,
-		Debugger: debugger.Config{
-			Backend: "default",
-			Stdout:  proc.OutputRedirect{File: stdout},
-			Stderr:  proc.OutputRedirect{File: stderr},
-		},
-	})
-	if err := server.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	// Only the component is to have them, so that they end with it.
-	stdout.Close()
-	stderr.Close()
-	fmt.Fprintln(os.Stderr, listener.Addr())
-	io.Copy(io.Discard, os.Stdin)
-	if err := server.Stop(); err != nil {
-		return 1
-	}
-	return 0
-}
+// taken for ours. So each runs in a process of its own, testdata/delve, which is built
+// without the race detector: with it, loading a binary takes several times as long.
 
 // delveProcess is a Delve in a process of its own.
 type delveProcess struct {
@@ -70,14 +24,13 @@ type delveProcess struct {
 // end ends Delve and the component.
 func (p *delveProcess) end() {
 	p.stdin.Close()
-	_ = p.cmd.Wait() // its status may be that of a data race, see above
+	_ = p.cmd.Wait() // Delve fails to stop if the component is gone already
 }
 
 // process starts the run's Delve.
 func (r *delveRun) process(t testing.TB, argv []string) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), delveProcessEnv+"="+strings.Join(argv, "\n"))
+	cmd := exec.Command(fixtures(t).delve, argv...)
 	for _, end := range []**os.File{&r.stdout, &r.stderr} {
 		read, write, err := os.Pipe()
 		if err != nil {

@@ -62,17 +62,17 @@ func checkLeaks(t testing.TB) {
 }
 
 // binaries are the fixture as it is, and with its source changed but not its
-// path: another text, and a line more at the head. They are built before any
+// path: another text, and a line more at the head; and Delve. They are built before any
 // Delve runs, since that would get the compiler's end told as that of a process
 // of its own.
-type binaries struct{ plain, otherText, oneLineMore string }
+type binaries struct{ plain, otherText, oneLineMore, delve string }
 
 var build = sync.OnceValues(func() (*binaries, error) {
 	dir, err := os.MkdirTemp("", "dapserver")
 	if err != nil {
 		return nil, err
 	}
-	b := &binaries{filepath.Join(dir, "plain"), filepath.Join(dir, "othertext"), filepath.Join(dir, "onelinemore")}
+	b := &binaries{filepath.Join(dir, "plain"), filepath.Join(dir, "othertext"), filepath.Join(dir, "onelinemore"), filepath.Join(dir, "delve")}
 	path, err := filepath.Abs("testdata/fixture/main.go")
 	if err != nil {
 		return nil, err
@@ -102,6 +102,11 @@ var build = sync.OnceValues(func() (*binaries, error) {
 			return nil, fmt.Errorf("building the fixture: %w\n%s", err, out)
 		}
 	}
+	cmd := exec.Command("go", "build", "-o", b.delve, "./testdata/delve")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building Delve: %w\n%s", err, out)
+	}
 	return b, nil
 })
 
@@ -115,9 +120,6 @@ func fixtures(t testing.TB) *binaries {
 }
 
 func TestMain(m *testing.M) {
-	if args := os.Getenv(delveProcessEnv); args != "" {
-		os.Exit(runDelveProcess(strings.Split(args, "\n")))
-	}
 	code := m.Run()
 	if b, err := build(); err == nil {
 		os.RemoveAll(filepath.Dir(b.plain))
