@@ -47,7 +47,7 @@
 //     or the launch is lost.
 //   - Messages reach the editor in the order in which Delve sent them; the
 //     event initialized comes before the answer to launch, as with Delve.
-//   - exited and terminated are sent once, after the component's last output, and
+//   - exited and then terminated are sent once, after the component's last output, and
 //     not for the end of a run that is followed by another.
 //   - A breakpoint keeps the client's id through all runs. After a break the client
 //     is told of those breakpoints that have become something else, and of no others.
