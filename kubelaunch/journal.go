@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,6 +59,8 @@ type step struct {
 	Pod  string `json:"pod,omitempty"`
 	// UID is the pod's, where it is not one that only we can have named.
 	UID types.UID `json:"uid,omitempty"`
+	// Replica says which of the session's replicas the pod is: 0 is the first (stepPod).
+	Replica int `json:"replica,omitempty"`
 	// Hash is the pod-template-hash that the pod was given (stepAdopt).
 	Hash string `json:"hash,omitempty"`
 	From int32  `json:"from,omitempty"` // stepScale: spec.replicas before
@@ -73,12 +76,15 @@ const (
 )
 
 // journal is the record of one session, kept in a Secret that also brings the
-// agent its key.
+// agent its key. Several goroutines may call add, change, steps, forget and refresh;
+// the rest belongs to one, before a session begins or when it has ended.
 type journal struct {
 	cluster *Cluster
-	secret  *corev1.Secret
-	record  record
-	done    map[string]bool // pods that don't exist any more, see forget
+
+	mu     sync.Mutex // guards all below, also while it is written
+	secret *corev1.Secret
+	record record
+	done   map[string]bool // pods that don't exist any more, see forget
 }
 
 // openJournal claims the target: it fails with [ErrSession] if somebody has.
@@ -152,6 +158,8 @@ const changeTries = 3
 // change writes the record anew. The change may be made several times. It fails with a
 // [*LostError] if the journal is not the session's any more.
 func (j *journal) change(ctx context.Context, change func(*record)) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	for try := 1; ; try++ {
 		next := j.record
 		next.Steps = slices.DeleteFunc(slices.Clone(next.Steps), func(s step) bool { return j.done[s.Pod] })
@@ -160,10 +168,17 @@ func (j *journal) change(ctx context.Context, change func(*record)) error {
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) || try == changeTries {
 			return err
 		}
-		if err := j.refresh(ctx); err != nil {
+		if err := j.reread(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// steps are those so far.
+func (j *journal) steps() []step {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Clone(j.record.Steps)
 }
 
 // write replaces the record, unless somebody else has written since it was read.
@@ -185,6 +200,8 @@ func (j *journal) write(ctx context.Context, next record) error {
 // forget takes a pod that does not exist any more out of the record, with the next
 // change.
 func (j *journal) forget(pod string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.done == nil {
 		j.done = map[string]bool{}
 	}
@@ -194,6 +211,13 @@ func (j *journal) forget(pod string) {
 // refresh reads the journal anew. It fails with a [*LostError] if it is not the
 // session's any more.
 func (j *journal) refresh(ctx context.Context) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.reread(ctx)
+}
+
+// reread is refresh; the caller holds mu.
+func (j *journal) reread(ctx context.Context) error {
 	now, err := readJournal(ctx, j.cluster, j.secret.Name)
 	switch {
 	case apierrors.IsNotFound(err):

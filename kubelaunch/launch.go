@@ -34,6 +34,9 @@ type Options struct {
 	// AgentImage brings kubedelve-agent into the pod.
 	AgentImage string
 	PullPolicy corev1.PullPolicy
+	// Replicas is how many debug pods there are, each with a session of its own, see
+	// [Session.Replicas]; AllReplicas: as many as the workload has. Default: 1.
+	Replicas int
 	// KeepReplicas leaves the other replicas running, and requests spread.
 	KeepReplicas bool
 	// KeepReadiness leaves the container's readiness probe on, so that a halted
@@ -109,7 +112,11 @@ func (p *Placement) Check(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	scale := p.exclusive() || (p.replicas() > 1 && !o.KeepReplicas)
+	pods, err := p.Pods(o)
+	if err != nil {
+		return err
+	}
+	scale := p.exclusive() || (int(p.replicas()) > pods && !o.KeepReplicas)
 	if err := checkRights(ctx, p.cluster, scale, p.Command == nil && o.Command == nil); err != nil {
 		return err
 	}
@@ -124,44 +131,63 @@ func (p *Placement) Check(ctx context.Context, o Options) error {
 func secretName(t Target) string { return secretPrefix + t.Kind + "-" + t.Name }
 
 // Launch puts the binary in the container's place, under Delve, halted at its
-// entry. If it fails or ctx ends, everything is undone before it returns.
-func (p *Placement) Launch(ctx context.Context, binary Binary, o Options) (s *Session, err error) {
+// entry. If it fails or ctx ends, everything is undone before it returns. With several
+// replicas it returns the session of the first, whose end is that of all.
+func (p *Placement) Launch(ctx context.Context, binary Binary, o Options) (_ *Session, err error) {
 	o.defaults()
 	if o.OnExit == "" {
 		o.OnExit = StartAgain
 	}
-	w := &workload{placement: p, options: o, cluster: p.cluster, events: newFeed()}
-	var l link
+	pods, err := p.Pods(o)
+	if err != nil {
+		return nil, err
+	}
+	first := newWorkload(p, o, pods)
+	var links []link
+	sites := []*workload{first}
 	defer func() {
 		if err == nil {
 			return
 		}
-		s = nil
-		if l.client != nil {
-			_ = l.client.Close()
+		for _, l := range links {
+			if l.client != nil {
+				_ = l.client.Close()
+			}
 		}
-		w.rest()
-		if w.journal != nil {
+		for _, w := range sites {
+			w.rest()
+		}
+		if first.journal != nil {
 			o.Progress("undoing")
 			undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 			defer cancel()
-			if undoErr := undo(undoCtx, w.journal, func(string) {}); undoErr != nil {
+			if undoErr := undo(undoCtx, first.journal, func(string) {}); undoErr != nil {
 				err = errors.Join(err, fmt.Errorf("undoing: %w; run: kubedelve restore -n %s %s", undoErr, p.cluster.Namespace, p.Target))
 			}
 		}
 	}()
-	if err := w.claim(ctx); err != nil {
+	if err := first.claim(ctx); err != nil {
 		return nil, err
 	}
-	if l, err = w.put(ctx, o.Progress); err != nil {
-		return nil, err
-	}
-	first, err := loadFirst(ctx, l.client, w.program(binary), binary, o)
+	sites = first.replicas()
+	links = make([]link, len(sites))
+	runs := make([]runKey, len(sites))
+	err = together(ctx, len(sites), func(ctx context.Context, i int) (err error) {
+		w := sites[i]
+		if links[i], err = w.put(ctx, w.options.Progress); err != nil {
+			return err
+		}
+		runs[i], err = loadFirst(ctx, links[i].client, w.program(binary), binary, w.options)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	s = newSession(w.journal.record.Session, p.Target, w, w.events, o, l, first, binary)
-	return s, nil
+	for i, w := range sites {
+		s := newSession(w.session, p.Target, w, w.events, o, links[i], runs[i], binary)
+		first.group.sessions = append(first.group.sessions, s)
+	}
+	return first.group.sessions[0], nil
 }
 
 // loadFirst has an agent that is new load a binary.

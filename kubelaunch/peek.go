@@ -52,7 +52,7 @@ func (w *workload) peek(ctx context.Context) ([]string, error) {
 	if err := w.journal.add(ctx, step{Kind: stepPeek, Pod: pod.Name, UID: pod.UID}); err != nil {
 		return nil, err
 	}
-	name := "kubedelve-peek-" + w.journal.record.Session
+	name := "kubedelve-peek-" + w.session
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": pod.UID},
 		"spec":     map[string]any{"ephemeralContainers": []corev1.EphemeralContainer{peekContainer(pod, p.Container, name, w.options)}},

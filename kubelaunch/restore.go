@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -50,12 +51,33 @@ func undoSteps(ctx context.Context, j *journal, steps []step, progress func(stri
 	}
 	u.target = target
 	var errs []error
+	released, deleted := false, false
 	for _, s := range slices.Backward(steps) {
-		if err := u.step(ctx, s); err != nil {
+		var err error
+		switch {
+		case s.Kind == stepAdopt && !released:
+			// All at once: the originals come side by side.
+			released, err = true, u.release(ctx, ofKind(steps, stepAdopt))
+		case s.Kind == stepPod && !deleted:
+			deleted, err = true, u.deletePods(ctx, ofKind(steps, stepPod))
+			err = errors.Join(err, u.step(ctx, s))
+		default:
+			err = u.step(ctx, s)
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func ofKind(steps []step, kind string) (some []step) {
+	for _, s := range steps {
+		if s.Kind == kind {
+			some = append(some, s)
+		}
+	}
+	return some
 }
 
 type undoing struct {
@@ -70,7 +92,7 @@ func (u *undoing) step(ctx context.Context, s step) error {
 	case stepScale:
 		return u.scale(ctx, s)
 	case stepAdopt:
-		return u.release(ctx, s)
+		return nil // released together with the last
 	case stepPod:
 		return u.removePod(ctx, s.Pod, "")
 	case stepPeek:
@@ -95,50 +117,91 @@ func (u *undoing) scale(ctx context.Context, s step) error {
 	return setReplicas(ctx, u.cluster, u.target.Name, current, s.From)
 }
 
-// release takes our pod out of its ReplicaSet and waits until an original one
-// serves, so that requests always find one.
-func (u *undoing) release(ctx context.Context, s step) error {
-	pod, err := u.pod(ctx, s.Pod)
-	if err != nil || pod == nil || pod.Labels[templateHash] == "" {
-		return err
-	}
-	controller := metav1.GetControllerOf(pod)
-	if err := setHash(ctx, u.cluster, pod.Name, pod.UID, nil); err != nil {
-		if apierrors.IsNotFound(err) {
-			return nil
+// release takes our pods out of their ReplicaSet and waits until as many originals
+// serve, so that requests always find one.
+func (u *undoing) release(ctx context.Context, adopted []step) error {
+	var released []*corev1.Pod
+	for _, s := range adopted {
+		pod, err := u.pod(ctx, s.Pod)
+		if err != nil {
+			return err
 		}
-		return err
+		if pod == nil || pod.Labels[templateHash] == "" {
+			continue
+		}
+		if err := setHash(ctx, u.cluster, pod.Name, pod.UID, nil); err != nil {
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			return err
+		}
+		if metav1.GetControllerOf(pod) != nil && pod.DeletionTimestamp == nil {
+			released = append(released, pod)
+		}
 	}
-	if controller == nil || pod.DeletionTimestamp != nil {
+	if len(released) == 0 {
 		return nil
 	}
-	u.progress("waiting for an original pod")
+	u.progress("waiting for " + countOf(len(released), "an original pod", "original pods"))
 	ctx, cancel := context.WithTimeout(ctx, replacementPatience)
 	defer cancel()
-	err = waitPod(ctx, u.cluster, pod.Name, func(pod *corev1.Pod) (bool, error) { return metav1.GetControllerOf(pod) == nil, nil })
-	if err == nil {
-		err = u.waitReady(ctx, controller.Name)
-	}
-	if err == nil {
-		err = waitRoutes(ctx)
-	}
+	err := u.waitOriginals(ctx, released)
 	if ctx.Err() != nil {
-		u.progress(fmt.Sprintf("no original pod was ready in %v; going on", replacementPatience))
-		return nil
-	}
-	var deleted *PodError
-	if errors.As(err, &deleted) {
+		u.progress(fmt.Sprintf("the original pods were not ready in %v; going on", replacementPatience))
 		return nil
 	}
 	return err
 }
 
-// waitReady waits until the ReplicaSet has a ready pod, if it wants any.
-func (u *undoing) waitReady(ctx context.Context, replicaSet string) error {
+// countOf is "an apple" or "3 apples".
+func countOf(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func (u *undoing) waitOriginals(ctx context.Context, released []*corev1.Pod) error {
+	for _, pod := range released {
+		err := waitPod(ctx, u.cluster, pod.Name, func(pod *corev1.Pod) (bool, error) { return metav1.GetControllerOf(pod) == nil, nil })
+		var deleted *PodError
+		if err != nil && !errors.As(err, &deleted) {
+			return err
+		}
+	}
+	if err := u.waitReady(ctx, metav1.GetControllerOf(released[0]).Name, len(released)); err != nil {
+		return err
+	}
+	return waitRoutes(ctx)
+}
+
+// waitReady waits until the ReplicaSet has so many ready pods, if it wants as many.
+func (u *undoing) waitReady(ctx context.Context, replicaSet string, want int) error {
 	return waitMembers(ctx, u.cluster, replicaSet, func(set *appsv1.ReplicaSet, members []corev1.Pod) bool {
-		none := set.Spec.Replicas != nil && *set.Spec.Replicas == 0
-		return none || slices.ContainsFunc(members, func(pod corev1.Pod) bool { return podReady(&pod) })
+		needed, ready := want, 0
+		if set.Spec.Replicas != nil {
+			needed = min(want, int(*set.Spec.Replicas))
+		}
+		for i := range members {
+			if podReady(&members[i]) {
+				ready++
+			}
+		}
+		return ready >= needed
 	})
+}
+
+// deletePods begins to delete pods of this session.
+func (u *undoing) deletePods(ctx context.Context, made []step) error {
+	var errs []error
+	for _, s := range made {
+		pod, err := u.pod(ctx, s.Pod)
+		if err == nil && pod != nil && pod.Labels[labelSession] == u.journal.record.Session {
+			err = u.deletePod(ctx, pod)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // removePod deletes a pod of this session and waits until it is gone.
@@ -150,8 +213,10 @@ func (u *undoing) removePod(ctx context.Context, name string, uid types.UID) err
 	if uid == "" && pod.Labels[labelSession] != u.journal.record.Session {
 		return fmt.Errorf("pod %s is not of this session; it is left alone", name)
 	}
-	if err := u.deletePod(ctx, pod); err != nil {
-		return err
+	if pod.DeletionTimestamp == nil {
+		if err := u.deletePod(ctx, pod); err != nil {
+			return err
+		}
 	}
 	return waitGone(ctx, u.cluster, pod)
 }
@@ -183,7 +248,7 @@ type Info struct {
 	Namespace string    `json:"namespace"`
 	Target    string    `json:"target"`
 	Container string    `json:"container"`
-	Pod       string    `json:"pod"`
+	Pod       string    `json:"pod"` // several replicas are separated by commas
 	Owner     string    `json:"owner"`
 	Created   time.Time `json:"created"`
 
@@ -207,11 +272,7 @@ func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
 			ID: j.record.Session, Namespace: j.secret.Namespace, Target: j.record.Target, Container: j.record.Container,
 			Owner: j.record.Owner, Created: j.record.Created, journal: j,
 		}
-		for _, s := range j.record.Steps {
-			if s.Kind == stepPod {
-				info.Pod = s.Pod
-			}
-		}
+		info.Pod = strings.Join(podsOf(j.record.Steps), ",")
 		infos = append(infos, info)
 	}
 	lost, err := lostSessions(ctx, c, infos)
@@ -221,6 +282,18 @@ func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
 	infos = append(infos, lost...)
 	slices.SortFunc(infos, func(a, b Info) int { return a.Created.Compare(b.Created) })
 	return infos, nil
+}
+
+// podsOf are the pods that were made last, one for each replica.
+func podsOf(steps []step) (names []string) {
+	last := map[int]string{}
+	for _, s := range ofKind(steps, stepPod) {
+		last[s.Replica] = s.Pod
+	}
+	for _, replica := range slices.Sorted(maps.Keys(last)) {
+		names = append(names, last[replica])
+	}
+	return names
 }
 
 // lostSessions finds pods of ours whose journal somebody deleted: the garbage

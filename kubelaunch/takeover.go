@@ -78,25 +78,12 @@ func (w *workload) takeOver(ctx context.Context) error {
 	if p.exclusive() || p.replicas() == 0 {
 		return nil // nothing else runs
 	}
-	originals, err := w.originals(ctx)
-	if err != nil {
-		return err
-	}
-	hash := p.replicaSet.Labels[templateHash]
-	if err := w.journal.add(ctx, step{Kind: stepAdopt, Pod: w.pod.Name, Hash: hash}); err != nil {
-		return err
-	}
-	if err := setHash(ctx, w.cluster, w.pod.Name, w.pod.UID, &hash); err != nil {
-		return err
-	}
 	want := p.replicas()
-	if want > 1 && !w.options.KeepReplicas {
-		want = 1
-		if err := scale(ctx, w.journal, p.deployment.Name, want); err != nil {
-			return err
-		}
+	if !w.options.KeepReplicas {
+		want = min(want, int32(w.group.pods)) //nolint:gosec // at most as many as there are replicas
 	}
-	if err := w.waitAdopted(ctx); err != nil {
+	originals, adopted, err := w.adopt(ctx, want)
+	if err != nil || !adopted {
 		return err
 	}
 	var members []corev1.Pod
@@ -110,12 +97,47 @@ func (w *workload) takeOver(ctx context.Context) error {
 	return w.waitReplaced(ctx, originals, members)
 }
 
-// originals are the workload's pods, without ours.
-func (w *workload) originals(ctx context.Context) ([]corev1.Pod, error) {
-	all, err := membersOf(ctx, w.cluster, w.placement.replicaSet)
-	return slices.DeleteFunc(all, func(pod corev1.Pod) bool {
-		return pod.Labels[labelSession] == w.journal.record.Session
-	}), err
+// adopt makes our pod a member of the workload's ReplicaSet, unless that has as many of
+// ours as it wants already: then it would end one of them. It also tells which pods
+// of the workload's own there were before.
+func (w *workload) adopt(ctx context.Context, want int32) (originals []corev1.Pod, adopted bool, err error) {
+	// The pods of a session join one after the other: each counts those before.
+	select {
+	case w.group.adopting <- struct{}{}:
+		defer func() { <-w.group.adopting }()
+	case <-ctx.Done():
+		return nil, false, context.Cause(ctx)
+	}
+	p := w.placement
+	members, err := membersOf(ctx, w.cluster, p.replicaSet)
+	if err != nil {
+		return nil, false, err
+	}
+	ours := int32(0)
+	for _, pod := range members {
+		switch {
+		case pod.Labels[labelSession] != w.session:
+			originals = append(originals, pod)
+		case pod.UID != w.pod.UID:
+			ours++
+		}
+	}
+	if ours >= want {
+		return nil, false, nil
+	}
+	hash := p.replicaSet.Labels[templateHash]
+	if err := w.journal.add(ctx, step{Kind: stepAdopt, Pod: w.pod.Name, Hash: hash}); err != nil {
+		return nil, false, err
+	}
+	if err := setHash(ctx, w.cluster, w.pod.Name, w.pod.UID, &hash); err != nil {
+		return nil, false, err
+	}
+	if want < p.replicas() {
+		if err := scale(ctx, w.journal, p.deployment.Name, want); err != nil {
+			return nil, false, err
+		}
+	}
+	return originals, true, w.waitAdopted(ctx)
 }
 
 // waitReplaced waits until the pods that are no members any more have ended: until

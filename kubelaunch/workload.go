@@ -33,8 +33,12 @@ type workload struct {
 
 	placement *Placement // the workload as it was when the pod was made
 	journal   *journal   // nil until claim
-	address   podAddress // of the agent
-	command   []string   // the container's own command line
+	session   string
+	secret    *corev1.Secret // of the journal, as it was made
+	group     *group         // of the session's pods
+	replica   int            // which of them this is: 0 is the first
+	address   podAddress     // of the agent
+	command   []string       // the container's own command line
 	platform  buildflags.Platform
 	patient   bool // there is a session already: what may get better is waited for
 
@@ -91,6 +95,7 @@ func (w *workload) claim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.session, w.secret = session, w.journal.secret
 	return w.findCommand(ctx)
 }
 
@@ -213,6 +218,8 @@ func (w *workload) makeRoom(ctx context.Context, stage func(string)) error {
 	if !p.exclusive() {
 		return nil
 	}
+	w.group.room.Lock()
+	defer w.group.room.Unlock()
 	if p.replicas() > 0 {
 		stage(fmt.Sprintf("stopping %s (its pods can't run side by side)", p.Target))
 		if err := scale(ctx, w.journal, p.deployment.Name, 0); err != nil {
@@ -236,14 +243,14 @@ func (w *workload) createPod(ctx context.Context, stage func(string)) error {
 	err := w.journal.change(ctx, func(r *record) {
 		r.Pods++
 		name = podName(p.deployment.Name, r.Session, r.Pods)
-		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: name})
+		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: name, Replica: w.replica})
 	})
 	if err != nil {
 		return err
 	}
 	template := &p.deployment.Spec.Template
 	pod := debugPod(template, w.cluster.Namespace, podOptions{
-		name: name, session: w.journal.record.Session, container: p.Container, secret: w.journal.secret,
+		name: name, session: w.session, container: p.Container, secret: w.secret,
 		agentImage: o.AgentImage, pullPolicy: o.PullPolicy, platform: w.platform,
 		ports: portsOf(template, p.Container), command: w.command, keepReadiness: o.KeepReadiness,
 	})
@@ -465,13 +472,13 @@ func (w *workload) replace(ctx context.Context, stage func(string)) (link, error
 	return w.put(ctx, stage)
 }
 
-// retire takes away the session's pods that there are. One may still serve, if its
-// agent has become the original program: then it is released first, so that
+// retire takes away the pods of this replica that there are. One may still serve, if
+// its agent has become the original program: then it is released first, so that
 // requests find another.
 func (w *workload) retire(ctx context.Context, stage func(string)) error {
 	u := &undoing{journal: w.journal, cluster: w.cluster, target: w.placement.Target, progress: stage}
-	for _, s := range slices.Clone(w.journal.record.Steps) {
-		if s.Kind != stepPod {
+	for _, s := range w.journal.steps() {
+		if s.Kind != stepPod || s.Replica != w.replica {
 			continue
 		}
 		pod, err := u.pod(ctx, s.Pod)
@@ -484,7 +491,7 @@ func (w *workload) retire(ctx context.Context, stage func(string)) error {
 		}
 		if pod.DeletionTimestamp == nil {
 			if pod.Status.Phase == corev1.PodRunning {
-				if err := u.release(ctx, s); err != nil {
+				if err := u.release(ctx, []step{s}); err != nil {
 					return err
 				}
 			}
@@ -516,10 +523,11 @@ func (w *workload) rest() {
 	}
 }
 
-// close implements [site].
+// close implements [site]. The first replica's is that of all.
 func (w *workload) close(ctx context.Context, leave bool, progress func(string)) error {
+	w.group.endOthers(ctx, w.replica, leave)
 	w.rest()
-	if leave {
+	if leave || w.replica > 0 {
 		return nil
 	}
 	return undoOwn(ctx, w.journal, progress)
