@@ -31,7 +31,8 @@
 // the exits of the component. One goroutine, the supervisor (package file
 // supervisor.go), brings back what is lost; what it knows and what callers wish is in
 // one struct (state.go); what a target must be able to do for it is an interface
-// (site.go) with two implementations, workload.go and local.go.
+// (site.go) with two implementations, workload.go and local.go. Of several replicas each
+// has a Session of its own (replicas.go); the journal is one.
 //
 // # What it does not do
 //

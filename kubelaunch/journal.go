@@ -46,7 +46,7 @@ type record struct {
 	Client tunnel.Identity `json:"client"`
 	Agent  string          `json:"agent"` // the agent's pin
 	Steps  []step          `json:"steps"`
-	// Pods is how many pods the session has made: it names the next one.
+	// Pods is how many pods the session has made, or is about to: it names the next one.
 	Pods int `json:"pods,omitempty"`
 	// Ending names who undoes the session from elsewhere: whoever began it must not
 	// change anything from then on.

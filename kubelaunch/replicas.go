@@ -16,7 +16,7 @@ func (p *Placement) Pods(o Options) (int, error) {
 	case o.Replicas == AllReplicas:
 		return has, nil
 	case o.Replicas < AllReplicas || o.Replicas > has:
-		return 0, fmt.Errorf("%s has %s, not %d", p.Target, countOf(has, "one replica", "replicas"), o.Replicas)
+		return 0, fmt.Errorf("%s has %s, not %d: debug fewer, or scale it first", p.Target, countOf(has, "one replica", "replicas"), o.Replicas)
 	}
 	return max(1, o.Replicas), nil
 }

@@ -59,8 +59,11 @@ func undoSteps(ctx context.Context, j *journal, steps []step, progress func(stri
 			// All at once: the originals come side by side.
 			released, err = true, u.release(ctx, ofKind(steps, stepAdopt))
 		case s.Kind == stepPod && !deleted:
-			deleted, err = true, u.deletePods(ctx, ofKind(steps, stepPod))
-			err = errors.Join(err, u.step(ctx, s))
+			if !released { // a pod that came later than others had joined
+				released, err = true, u.release(ctx, ofKind(steps, stepAdopt))
+			}
+			deleted = true
+			err = errors.Join(err, u.deletePods(ctx, ofKind(steps, stepPod)), u.step(ctx, s))
 		default:
 			err = u.step(ctx, s)
 		}
@@ -322,7 +325,7 @@ func lostSessions(ctx context.Context, c *Cluster, known []Info) ([]Info, error)
 				journal: &journal{cluster: &in, record: record{Session: id, Target: target}},
 			})
 		}
-		lost[n].Pod = pod.Name
+		lost[n].Pod = strings.TrimPrefix(lost[n].Pod+","+pod.Name, ",")
 		r := &lost[n].journal.record
 		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: pod.Name}, step{Kind: stepAdopt, Pod: pod.Name})
 	}

@@ -85,6 +85,9 @@ func (s *Session) Place() (place string) {
 	return place
 }
 
+// Pod is the name of the pod where the component runs now, or "this machine".
+func (s *Session) Pod() string { return podOf(s.Place()) }
+
 // Tunnel is the way to the agent: "pods/proxy", "pods/exec", "unix socket".
 func (s *Session) Tunnel() (way string) {
 	s.look(func(st *state) { way = st.way })

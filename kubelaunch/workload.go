@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -180,6 +181,12 @@ func (w *workload) place() string {
 	return fmt.Sprintf("pod %s, container %s", w.pod.Name, w.placement.Container)
 }
 
+// podOf finds the pod's name in a place, or returns that as it is.
+func podOf(place string) string {
+	pod, _, _ := strings.Cut(strings.TrimPrefix(place, "pod "), ", ")
+	return pod
+}
+
 // program is the original's, so that ps shows what it always shows.
 func (w *workload) program(b Binary) string {
 	if program, ok := entrypoint.Unwrap(w.command); ok {
@@ -241,8 +248,14 @@ func (w *workload) createPod(ctx context.Context, stage func(string)) error {
 	p, o := w.placement, w.options
 	name := ""
 	err := w.journal.change(ctx, func(r *record) {
-		r.Pods++
-		name = podName(p.deployment.Name, r.Session, r.Pods)
+		number := w.replica + 1 // of the first pods, which are made side by side
+		if w.pod == nil {
+			r.Pods = max(r.Pods, w.group.pods)
+		} else {
+			r.Pods++
+			number = r.Pods
+		}
+		name = podName(p.deployment.Name, r.Session, number)
 		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: name, Replica: w.replica})
 	})
 	if err != nil {
