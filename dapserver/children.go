@@ -231,8 +231,13 @@ func (f *family) ask(ctx context.Context, m *member) error {
 	}
 	f.mu.Unlock()
 	configuration := map[string]any{"name": m.child.Name, "request": "attach", "child": ref}
-	if kind, ok := f.start.config.Delve["type"]; ok {
-		configuration["type"] = kind // for editors that look for it there
+	if f.start.request == "attach" {
+		configuration["mode"] = f.start.config.Mode
+	}
+	for _, name := range []string{"type", "host", "port", "debugAdapter"} {
+		if value, ok := f.start.config.Delve[name]; ok {
+			configuration[name] = value // for editors that look there for the way to this process
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.parent.srv.cfg.HandshakeTimeout)
 	defer cancel()
@@ -240,17 +245,17 @@ func (f *family) ask(ctx context.Context, m *member) error {
 	if err != nil {
 		return err
 	}
-	defer forget()
 	for {
 		select {
 		case <-m.opened:
-			return nil
+			return nil // the answer may come later, and is not missed
 		case said := <-answer:
 			answer = nil // it may come before its session, or after
 			if !said.env.success {
 				return refusedByEditor(said)
 			}
 		case <-ctx.Done():
+			forget()
 			return fmt.Errorf("the editor has not opened one for %s", f.parent.srv.cfg.HandshakeTimeout)
 		}
 	}

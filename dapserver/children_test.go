@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -346,6 +347,49 @@ func TestAChildsExitIsItsOwn(t *testing.T) {
 		e.runTo("tick") // the parent's lives on
 		e.disconnect()
 	})
+}
+
+// A session that runs already has children for each client that comes to it, which
+// are asked for with the way that the client itself came.
+func TestWhoAttachesToASessionGetsItsChildren(t *testing.T) {
+	checkLeaks(t)
+	shortTemp(t)
+	w, all := startWorkload(t, 2, "loop")
+	again := Child{ID: "1", Name: childName(1), Session: all[1]}
+	var said bytes.Buffer
+	h := &hosts{t: t, srv: New(Config{Session: w, Logger: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))})}
+	h.open = func(t testing.TB) *editor { return connectTo(context.Background(), t, h.srv) }
+	for n := 1; n <= 2; n++ {
+		e := h.open(t)
+		e.initializeWith(true)
+		e.request("attach", `{"type":"go","mode":"remote","host":"127.0.0.1","port":2345,"name":"mine"}`)
+		e.awaitAttached()
+		r := want[*dap.StartDebuggingRequest](e)
+		config := r.Arguments.Configuration
+		if config["type"] != "go" || config["mode"] != "remote" || config["host"] != "127.0.0.1" || config["port"] != 2345.0 || config["name"] != childName(1) {
+			t.Errorf("asked for %v", config)
+		}
+		c := h.attach(r)
+		c.runTo("tick")
+		e.answer(r, true, "") // VS Code answers when the session is there
+		e.runTo("tick")
+		e.disconnect()
+		want[*dap.TerminatedEvent](c)
+		c.DisconnectRequest()
+		want[*dap.DisconnectResponse](c)
+		c.wantEOF()
+		c.ended()
+		for i, d := range all {
+			d.ticks(t)
+			if got, want := d.counts(), [3]int{n, 0, n}; got != want {
+				t.Errorf("process %d: dialled, closed, detached %v, want %v", i+1, got, want)
+			}
+		}
+		w.children <- again
+	}
+	if said.Len() > 0 {
+		t.Errorf("it logs %s", &said)
+	}
 }
 
 func TestAClientThatCanNotOpenSessionsGetsTheFirstProcess(t *testing.T) {

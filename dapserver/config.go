@@ -104,8 +104,12 @@ type Target struct {
 	// running pod can tell it of. Default: found out.
 	Entrypoint []string `json:"entrypoint,omitempty"`
 
+	// Replicas is how many of the workload's replicas are debugged, each in a pod and
+	// a debug session of its own: a number, or "all". Default: 1.
+	Replicas Replicas `json:"replicas,omitempty"`
+
 	// KeepReplicas leaves the workload's other replicas running, so that
-	// requests are spread over all. Default: false, there is one replica.
+	// requests are spread over all. Default: false, there are only those debugged.
 	KeepReplicas bool `json:"keepReplicas,omitempty"`
 
 	// KeepReadiness leaves the container's readiness probe on, so that a halted
@@ -120,6 +124,9 @@ type Target struct {
 	// "10m". Default: 10 min.
 	TTL string `json:"ttl,omitempty"`
 }
+
+// Replicas is a number, or "all". In a launch configuration it may be a JSON number.
+type Replicas string
 
 // PathRule replaces the prefix From of a local path by To, and back. Both must
 // be given; an empty one adds or removes a prefix.

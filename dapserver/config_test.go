@@ -12,10 +12,12 @@ func TestLaunchConfigErrors(t *testing.T) {
 	for _, test := range []struct{ name, request, arguments, want string }{
 		{"arguments are a list", "launch", `[]`, "must be an object, not a list"},
 		{"unknown attribute of the target", "launch", `{"target":{"name":"deploy/web","namspace":"shop"}}`,
-			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, context, kubeconfig, agentImage, agentImagePullPolicy, entrypoint, keepReplicas, keepReadiness, grace, ttl`},
+			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, context, kubeconfig, agentImage, agentImagePullPolicy, entrypoint, replicas, keepReplicas, keepReadiness, grace, ttl`},
 		{"target without a name", "launch", `{"target":{"namespace":"shop"}}`, `"target.name" is missing`},
 		{"target is a number", "launch", `{"target":1}`, `"target" must be a string like "deploy/web" or an object`},
 		{"namespace is a list", "launch", `{"target":{"name":"x","namespace":[]}}`, `"target.namespace" must be a string, for example "text", not a list`},
+		{"replicas is a list", "launch", `{"target":{"name":"x","replicas":[2]}}`, `"target.replicas" must be a number or "all", not a list`},
+		{"replicas is true", "launch", `{"target":{"name":"x","replicas":true}}`, `"target.replicas" must be a number or "all", not true`},
 		{"args is a string", "launch", `{"args":"-v"}`, `"args" must be a list of strings, for example ["--verbose", "file"], not a string`},
 		{"args has a number", "launch", `{"args":["-p",8080]}`, `"args" must be a list of strings`},
 		{"env has a number", "launch", `{"env":{"PORT":8080}}`, `"env.PORT" must be a string in quotes, or null to unset it, not a number`},
@@ -51,6 +53,15 @@ func TestLaunchConfigDefaults(t *testing.T) {
 	cfg, err := decodeLaunchConfig("attach", json.RawMessage(`{"target":"deploy/web","args":[]}`))
 	if err != nil || cfg.Target.Name != "deploy/web" || cfg.Args == nil || len(cfg.Args) != 0 || cfg.Mode != "remote" {
 		t.Errorf("got %+v, %v", cfg, err)
+	}
+}
+
+func TestReplicasAreANumberOrAWord(t *testing.T) {
+	for raw, want := range map[string]Replicas{`2`: "2", `"2"`: "2", `"all"`: "all", `null`: ""} {
+		cfg, err := decodeLaunchConfig("launch", json.RawMessage(`{"target":{"name":"deploy/web","replicas":`+raw+`}}`))
+		if err != nil || cfg.Target.Replicas != want {
+			t.Errorf("%s: got %+v, %v, want %q", raw, cfg, err, want)
+		}
 	}
 }
 

@@ -104,6 +104,8 @@ func decodeField(path string, raw json.RawMessage, into any) error {
 		return decodeTarget(path, raw, into)
 	case *[]PathRule:
 		return decodePathRules(path, raw, into)
+	case *Replicas:
+		return decodeReplicas(path, raw, into)
 	case **ChildRef:
 		return decodeChild(path, raw, into)
 	case *map[string]*string:
@@ -139,6 +141,18 @@ func decodeTarget(path string, raw json.RawMessage, into *Target) error {
 	if into.Name == "" && len(given) > 0 {
 		return fmt.Errorf(`"%s.name" is missing: say what to debug, for example "deploy/web"`, path)
 	}
+	return nil
+}
+
+func decodeReplicas(path string, raw json.RawMessage, into *Replicas) error {
+	if raw[0] == '"' {
+		return json.Unmarshal(raw, (*string)(into))
+	}
+	var number json.Number
+	if err := json.Unmarshal(raw, &number); err != nil {
+		return fmt.Errorf(`"%s" must be a number or "all", not %s`, path, kindOf(raw))
+	}
+	*into = Replicas(number)
 	return nil
 }
 

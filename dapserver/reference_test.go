@@ -139,6 +139,8 @@ func jsonType(kind string) string {
 		return "object"
 	case "Target":
 		return "string or object"
+	case "Replicas":
+		return "number or string"
 	case "[]PathRule":
 		return "list of objects"
 	}
