@@ -42,7 +42,7 @@ func (a adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report
 		}
 		return nil, errors.New(explain(err))
 	}
-	return &dapSession{launched: l, config: cfg}, nil
+	return parentSession{&dapSession{launched: l, session: l.session, config: cfg}}, nil
 }
 
 // requestOf reads a launch configuration.
@@ -81,6 +81,12 @@ func optionsOf(cfg *dapserver.LaunchConfig) (kubelaunch.Options, error) {
 		Args: cfg.Args, Dir: cfg.Cwd, Command: t.Entrypoint,
 		AgentImage: t.AgentImage, PullPolicy: corev1.PullPolicy(t.AgentImagePullPolicy),
 		KeepReplicas: t.KeepReplicas, KeepReadiness: t.KeepReadiness,
+	}
+	if t.Replicas != "" {
+		var err error
+		if o.Replicas, err = parseReplicas(string(t.Replicas)); err != nil {
+			return o, fmt.Errorf("target.replicas %w", err)
+		}
 	}
 	if t.AgentImagePullPolicy != "" && !slices.Contains(pullPolicies, t.AgentImagePullPolicy) {
 		return o, fmt.Errorf("target.agentImagePullPolicy is %q: choose one of %s", t.AgentImagePullPolicy, strings.Join(pullPolicies, ", "))

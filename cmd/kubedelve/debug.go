@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,7 @@ type debugFlags struct {
 	ldflags, cgo, workdir              string
 	entrypoint                         []string
 	agentImage, pullPolicy             string
+	replicas                           string
 	keepReplicas, keepReadiness        bool
 	grace, ttl, reloadGrace            time.Duration
 	hotReload                          string
@@ -53,6 +55,11 @@ everything back. The address speaks DAP and Delve's JSON-RPC: connect with VS Co
 (request "attach", mode "remote"), GoLand (Go Remote), or "dlv connect ADDRESS".
 
 The program's arguments are those that the container has, unless others follow --.
+
+With --replicas there are several pods, and a program under Delve in each. An editor
+that opens further debug sessions when it is asked to (DAP: startDebugging) has one for
+each; others, and debuggers that speak JSON-RPC, have the first, and the others go on
+without a debugger.
 
 When a file that the program is built of is saved, it is built again and swapped in,
 in the same place, while the old one goes on until the new one is there; see
@@ -105,6 +112,7 @@ With -o json each line of standard output is an object with the members event, s
 	flags.StringSliceVar(&f.entrypoint, "entrypoint", nil, "the container's own command line, if neither the pod template nor a running pod tells it")
 	flags.StringVar(&f.agentImage, "agent-image", "", "the image that brings kubedelve-agent into the pod (default $"+envAgentImage+", else "+defaultAgentImage()+")")
 	flags.StringVar(&f.pullPolicy, "agent-image-pull-policy", string(corev1.PullIfNotPresent), "Always, IfNotPresent or Never")
+	flags.StringVar(&f.replicas, "replicas", "1", "how many of the workload's replicas are debugged, each in a pod of its own: a number, or all")
 	flags.BoolVar(&f.keepReplicas, "keep-replicas", false, "leave the workload's other replicas running: requests are spread over all")
 	flags.BoolVar(&f.keepReadiness, "keep-readiness", false, "leave the readiness probe on: a halted program gets no requests")
 	flags.StringVar(&f.hotReload, "hot-reload", string(reload.OnSave), "when the program is built again and swapped in: onSave, onRestart (of an editor) or off")
@@ -155,6 +163,10 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 	if r.target == kubelaunch.KindLocal && !cmd.Flags().Changed("grace") {
 		r.options.Grace = 0 // shorter, see kubelaunch.Local
 	}
+	var err error
+	if r.options.Replicas, err = parseReplicas(f.replicas); err != nil {
+		return r, usagef(cmd, "--replicas %w", err)
+	}
 	if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 		r.options.Args = append([]string{}, args[dash:]...)
 	}
@@ -196,7 +208,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		console.tell(event{Event: "restored", Text: "restored"})
 	}()
 	if !f.stopOnEntry {
-		if err := l.session.Resume(ctx); err != nil {
+		if err := l.eachReplica(func(s *kubelaunch.Session) error { return s.Resume(ctx) }); err != nil {
 			return err
 		}
 	}
@@ -205,18 +217,23 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place(), Tunnel: l.session.Tunnel(),
 		Text: readyText(l, address),
 	})
-	d := &debuggers{launched: l, seat: &dapserver.Seat{}, takeOver: f.takeOver, log: log, messages: messages}
+	d := &debuggers{launched: l, seat: &dapserver.Seat{}, takeOver: f.takeOver, log: log, messages: messages, note: console.Note}
 	return hold(ctx, d, listener, console, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 // readyText tells what the user can do now.
 func readyText(l *launched, address string) string {
-	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, l.session.Place(), l.session.Tunnel())
+	where, more := l.session.Place(), ""
+	if pods := l.pods(); len(pods) > 1 {
+		where = fmt.Sprintf("%d pods, %s", len(pods), strings.Join(pods, ", "))
+		more = "\n         an editor that opens further debug sessions (DAP: startDebugging) has one for each pod; GoLand and dlv connect have that of " + pods[0]
+	}
+	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, where, l.session.Tunnel())
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {
 		what, end = l.name+" runs under Delve on this machine", "Ctrl-C ends it"
 	}
-	return fmt.Sprintf("%s\n         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s\n         %s", what, address, address, end)
+	return fmt.Sprintf("%s\n         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s%s\n         %s", what, address, address, more, end)
 }
 
 // listenLocal listens for debuggers. Whoever connects can run code on the target,
@@ -245,27 +262,37 @@ func hold(ctx context.Context, d *debuggers, listener net.Listener, console *con
 	tasks.Go(func() { // ends with ctx
 		l.follow(ctx, console.happened)
 	})
-	tasks.Go(func() { // ends with ctx or the agent: the component's output
-		if console.json != nil {
-			stdout = stderr // stdout is for events
+	if console.json != nil {
+		stdout = stderr // stdout is for events
+	}
+	all := l.session.Replicas()
+	var line sync.Mutex // held while one of several writes a line
+	for i, s := range all {
+		if i > 0 { // what happens to the first was begun with
+			tasks.Go(func() { // ends with ctx or the session
+				s.Follow(ctx, func(e kubelaunch.Event) { console.happened(ofReplica(s, e)) })
+			})
 		}
-		_ = l.session.Output(ctx, func(p kubelaunch.Piece) {
-			if p.FD == 2 {
-				_, _ = stderr.Write(p.Data)
-			} else {
-				_, _ = stdout.Write(p.Data)
+		tasks.Go(func() { // ends with ctx or the agent: the component's output
+			if len(all) == 1 {
+				copyOutput(ctx, s, stdout, stderr)
+				return
 			}
+			out, errs := &prefixed{mu: &line, w: stdout}, &prefixed{mu: &line, w: stderr}
+			copyOutput(ctx, s, out, errs)
+			out.end()
+			errs.end()
 		})
-	})
-	tasks.Go(func() { // ends with ctx or the component
-		exit, err := l.session.Wait(ctx)
-		if err != nil {
-			cancel(err) // or ctx has ended, with a cause of its own
-			return
-		}
-		console.tell(event{Event: "exited", Code: &exit.Code, Text: "the program ended: " + exit.String()})
-		cancel(&exitedError{exit})
-	})
+		tasks.Go(func() { // ends with ctx or the component
+			exit, err := s.Wait(ctx)
+			if err != nil {
+				cancel(err) // or ctx has ended, with a cause of its own
+				return
+			}
+			console.tell(event{Event: "exited", Code: &exit.Code, Text: "the program ended: " + exit.String()})
+			cancel(&exitedError{exit})
+		})
+	}
 	tasks.Go(func() { // ends with ctx
 		cancel(d.serve(ctx, listener))
 	})

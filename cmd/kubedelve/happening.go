@@ -22,6 +22,7 @@ type happening struct {
 	step     bool // the stage is worth a line on a terminal
 	over     bool
 	cancel   func()
+	pod      string // of several replicas: where it happens
 
 	text      string // a line; may be empty
 	important bool
@@ -46,7 +47,7 @@ func (l *launched) follow(ctx context.Context, tell func(happening)) {
 	l.session.Follow(ctx, func(e kubelaunch.Event) {
 		telling.Lock()
 		defer telling.Unlock()
-		tell(ofSession(e))
+		tell(ofReplica(l.session, e))
 	})
 	close(over)
 	reloads.Wait()
@@ -95,6 +96,7 @@ func (h happening) forDAP() dapserver.Event {
 
 // happened shows a happening to the user of a terminal.
 func (c *console) happened(h happening) {
+	h.stage, h.text = among(h.pod, h.stage), among(h.pod, h.text)
 	e := event{Event: h.event, Text: h.text, Took: h.took.Seconds()}
 	if h.exit != nil {
 		e.Code = &h.exit.Code

@@ -39,6 +39,7 @@ func (d *debuggers) serveJSONRPC(ctx context.Context, client net.Conn) error {
 		return err
 	}
 	defer release()
+	defer d.leaveOthers(ctx, me)()
 	// It does not know of runs: a next one goes on without it.
 	delve, err := d.launched.session.Dial(ctx, kubelaunch.DialOptions{})
 	if err != nil {

@@ -67,10 +67,18 @@ func (l *launched) keepUp() {
 	l.running.Go(func() { l.reloader.Run(ctx, l.swap) }) // ends with close or detach
 }
 
-// swap puts another binary in the place of the one that runs.
+// swap puts another binary in the place of the one that runs, in all replicas. If it
+// fails in some, the others keep it, until the next one.
 func (l *launched) swap(ctx context.Context, binary *buildflags.Binary, spec reload.Spec, stage func(string)) error {
 	l.programs.add(binary)
-	return l.session.Swap(ctx, launchable(binary), kubelaunch.Options{Args: spec.Args, Env: spec.Env, Dir: spec.Dir}, stage)
+	first := l.session
+	return l.eachReplica(func(s *kubelaunch.Session) error {
+		report := stage
+		if s != first {
+			report = nil
+		}
+		return s.Swap(ctx, launchable(binary), kubelaunch.Options{Args: spec.Args, Env: spec.Env, Dir: spec.Dir}, report)
+	})
 }
 
 // close ends the component and puts everything back. It is idempotent.

@@ -23,6 +23,7 @@ type debuggers struct {
 	takeOver bool // whoever comes later displaces the one before
 	log      logger
 	messages *messages
+	note     func(text string) // tells whoever began the session
 	// stale says that a JSON-RPC client may have left breakpoints behind.
 	stale atomic.Bool
 }
@@ -31,7 +32,7 @@ type debuggers struct {
 // Content-Length, Delve's JSON-RPC with a brace. It returns when ctx has ended.
 func (d *debuggers) serve(ctx context.Context, listener net.Listener) error {
 	server := dapserver.New(dapserver.Config{
-		Session: sharedSession{&dapSession{launched: d.launched}, d}, Seat: d.seat, TakeOver: d.takeOver,
+		Session: sharedSession{parentSession{&dapSession{launched: d.launched, session: d.launched.session}}, d}, Seat: d.seat, TakeOver: d.takeOver,
 		Logger: d.log, Message: d.messages.message(),
 	})
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })

@@ -16,6 +16,8 @@ import (
 // dapSession is a launched session as dapserver wants it.
 type dapSession struct {
 	*launched
+	// session is the one of launched, or that of a further replica.
+	session *kubelaunch.Session
 	// config is what it was launched with; nil if not by a client.
 	config *dapserver.LaunchConfig
 }
@@ -147,7 +149,7 @@ func (s *dapSession) Close(ctx context.Context) error { return s.close(ctx, nil)
 // sharedSession belongs to the command that began it: a debugger that leaves only
 // hangs up on Delve.
 type sharedSession struct {
-	*dapSession
+	parentSession
 	debuggers *debuggers
 }
 

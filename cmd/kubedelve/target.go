@@ -105,6 +105,9 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 }
 
 func startLocal(ctx context.Context, r request, log logger, report reporter) (*launched, error) {
+	if r.options.Replicas > 1 {
+		return nil, fmt.Errorf("%s is one process, not %d replicas", kubelaunch.KindLocal, r.options.Replicas)
+	}
 	agent, err := agentbinary.Find()
 	if err != nil {
 		return nil, err
