@@ -165,20 +165,24 @@ func kill(t *testing.T, p *testcluster.Process) {
 // cluster, when the API server has made it and kubedelve does not know yet.
 func TestIntegrationKillAfterEachWrite(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*appsv1.Deployment){
-		"one replica":    func(*appsv1.Deployment) {},
-		"three replicas": func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) },
-		"recreate":       func(d *appsv1.Deployment) { d.Spec.Strategy = recreate },
+	for name, c := range map[string]struct {
+		change func(*appsv1.Deployment)
+		pods   int // of the session
+	}{
+		"one replica":    {func(*appsv1.Deployment) {}, 1},
+		"three replicas": {func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) }, 1},
+		"two of three":   {func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) }, 2},
+		"recreate":       {func(d *appsv1.Deployment) { d.Spec.Strategy = recreate }, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := namespace(t, func(o *testcluster.Objects) { change(o.Deployment("middle")) }, "middle")
+			n := namespace(t, func(o *testcluster.Objects) { c.change(o.Deployment("middle")) }, "middle")
 			before := snapshot(t, n, "middle")
 			writes := 0
 			for number := 1; ; number++ {
 				if number > 40 {
 					t.Fatal("a session has no more than 40 writes, it seemed")
 				}
-				write, more := killAfterWrite(t, n, number)
+				write, more := killAfterWrite(t, n, number, c.pods)
 				if !more {
 					break
 				}
@@ -194,7 +198,7 @@ func TestIntegrationKillAfterEachWrite(t *testing.T) {
 	}
 }
 
-func killAfterWrite(t *testing.T, n *testcluster.Namespace, number int) (write string, more bool) {
+func killAfterWrite(t *testing.T, n *testcluster.Namespace, number, pods int) (write string, more bool) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(within(t))
 	defer cancel()
@@ -203,10 +207,15 @@ func killAfterWrite(t *testing.T, n *testcluster.Namespace, number int) (write s
 		t.Fatal(err)
 	}
 	defer func() { _ = gate.Close() }()
-	command := n.Kubedelve("deploy/middle", "--program", "./middle", "--listen", "127.0.0.1:0")
+	command := n.Kubedelve("deploy/middle", "--program", "./middle", "--listen", "127.0.0.1:0", "--replicas", fmt.Sprint(pods))
 	command.Kubeconfig = gate.Kubeconfig
 	p := start(t, command)
-	if _, err := p.AwaitEvent(ctx, "serving"); err == nil {
+	for range pods {
+		if _, err = p.AwaitEvent(ctx, "serving"); err != nil {
+			break
+		}
+	}
+	if err == nil {
 		if err := p.Interrupt(); err != nil {
 			t.Fatal(err)
 		}

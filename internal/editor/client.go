@@ -58,6 +58,8 @@ type Client struct {
 	events  []Event
 	taken   map[string]int // by name: how far Next has got in events
 	changed chan struct{}  // closed and replaced with every event
+	asked   []Asked        // sessions that it is to open, and has not been told of
+	opens   bool           // it can
 	ended   error          // why the reader has ended
 }
 
@@ -122,6 +124,8 @@ func (c *Client) take(m message) error {
 		c.events = append(c.events, Event{m.Event, m.Body, time.Now()})
 		close(c.changed)
 		c.changed = make(chan struct{})
+	case "request":
+		return c.takeRequest(m)
 	default:
 		return fmt.Errorf("the adapter sent a message of type %q", m.Type)
 	}

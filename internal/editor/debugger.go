@@ -24,24 +24,29 @@ type Debugger struct {
 // breakpoints verified, and with the times when that was so.
 func Start(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any, breakpoints ...Breakpoint) (d *Debugger, armed time.Time, err error) {
 	d = &Debugger{Client: New(conn), marks: map[int]mark{}}
+	armed, err = d.start(ctx, request, config, breakpoints)
+	return d, armed, err
+}
+
+func (d *Debugger) start(ctx context.Context, request string, config map[string]any, breakpoints []Breakpoint) (armed time.Time, err error) {
 	if err := d.initialize(ctx); err != nil {
-		return d, armed, err
+		return armed, err
 	}
 	answer, err := d.Send(request, config)
 	if err != nil {
-		return d, armed, err
+		return armed, err
 	}
 	if err := d.awaitInitialized(ctx, answer); err != nil {
-		return d, armed, err
+		return armed, err
 	}
 	if err := d.SetBreakpoints(ctx, breakpoints...); err != nil {
-		return d, armed, err
+		return armed, err
 	}
 	armed = time.Now()
 	if err := d.Call(ctx, "configurationDone", map[string]any{}, nil); err != nil {
-		return d, armed, err
+		return armed, err
 	}
-	return d, armed, answer.Wait(ctx, nil)
+	return armed, answer.Wait(ctx, nil)
 }
 
 func (d *Debugger) initialize(ctx context.Context) error {
@@ -50,6 +55,7 @@ func (d *Debugger) initialize(ctx context.Context) error {
 		ClientID: "editor", ClientName: "a scripted editor", AdapterID: "kubedelve", Locale: "en",
 		LinesStartAt1: true, ColumnsStartAt1: true, PathFormat: "path",
 		SupportsVariableType: true, SupportsVariablePaging: true, SupportsProgressReporting: true, SupportsInvalidatedEvent: true,
+		SupportsStartDebuggingRequest: d.opens,
 	}, &can)
 	if err == nil && (!can.SupportsConfigurationDoneRequest || !can.SupportsSetVariable || !can.SupportsConditionalBreakpoints) {
 		err = fmt.Errorf("the adapter lacks capabilities that Delve has: %+v", can)

@@ -3,7 +3,8 @@
 //
 // [Client] speaks the protocol over any byte stream: it numbers requests, matches
 // answers and keeps events. [Debugger] is what editors do with it: start a session
-// with breakpoints, wait for a stop, look at stack and variables, go on, leave.
+// with breakpoints, wait for a stop, look at stack and variables, go on, leave, and
+// open the further sessions that the adapter asks for.
 //
 // Nothing here waits without a limit: every method takes a context, and the error
 // of one that ended says what was awaited and what came instead.
