@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-delve/delve/service/api"
 	"github.com/go-delve/delve/service/rpc2"
@@ -355,6 +356,20 @@ func TestIntegrationReplicasOnTheCommandLine(t *testing.T) {
 	child, _, err := d.OpenChild(within(t), func() (io.ReadWriteCloser, error) { return dial(t, ready.Listen), nil }, at)
 	if err != nil {
 		t.Fatal(err)
+	}
+	t.Logf("both have stopped after %d requests", spread(t, n, at, 12, false, d, child))
+
+	t.Log("the second pod is deleted: the first goes on, and another one takes its place")
+	began := time.Now()
+	if err := n.DeletePod(within(t), first+"-2"); err != nil {
+		t.Fatal(err)
+	}
+	if lost, _ := back(t, p, "the second pod was deleted", began); !strings.Contains(lost.Text, "pod "+first+"-2 is being deleted") {
+		t.Errorf("the loss is told as %q", lost.Text)
+	}
+	servesAgain(t, n, p, began)
+	if now := debugPods(t, n, 2); !slices.Contains(now, first) || !slices.Contains(now, first+"-3") {
+		t.Errorf("the pods are %q, not %[2]s and %[2]s-3", now, first)
 	}
 	t.Logf("both have stopped after %d requests", spread(t, n, at, 12, false, d, child))
 
