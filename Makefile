@@ -62,8 +62,8 @@ integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFI
 	go test -tags integration -count=1 -timeout 40m -v ./internal/e2e | .ci/noskip
 
 .PHONY: test-long
-test-long: ## the end-to-end tests that repeat things, as often as they should
-	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts' -v ./internal/e2e | .ci/noskip
+test-long: ## the end-to-end tests that "make test" cuts short, at full length
+	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts|KillAfterEachWrite' -v ./internal/e2e | .ci/noskip
 
 .PHONY: fmt
 fmt: ## format all Go files, imports in order

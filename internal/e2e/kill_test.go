@@ -174,6 +174,9 @@ func TestIntegrationKillAfterEachWrite(t *testing.T) {
 		"two of three":   {func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](3) }, 2},
 		"recreate":       {func(d *appsv1.Deployment) { d.Spec.Strategy = recreate }, 1},
 	} {
+		if c.pods > long(2, 1) {
+			continue // it takes minutes
+		}
 		t.Run(name, func(t *testing.T) {
 			n := namespace(t, func(o *testcluster.Objects) { c.change(o.Deployment("middle")) }, "middle")
 			before := snapshot(t, n, "middle")

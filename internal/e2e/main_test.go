@@ -169,9 +169,8 @@ func restored(t *testing.T, n *testcluster.Namespace, deployment string, before 
 	}
 }
 
-// long is how often a test does what it does again and again: full in "make
-// test-long", which sets KUBEDELVE_TEST_LONG, and short in "make test", which people
-// wait for.
+// long is how much a test does of what takes its time: full in "make test-long", which
+// sets KUBEDELVE_TEST_LONG, and short in "make test", which people wait for.
 func long(full, short int) int {
 	if os.Getenv("KUBEDELVE_TEST_LONG") != "" {
 		return full
