@@ -149,7 +149,7 @@ func TestSeveralPodsOfALostSessionAreOneSession(t *testing.T) {
 	}
 	cluster, client := fakeCluster(nil, pods...)
 	infos, err := Sessions(t.Context(), cluster)
-	if err != nil || len(infos) != 1 || infos[0].Target != "deploy/web" || infos[0].Pod != "web-kubedelve-1a2b3c4d-2" {
+	if err != nil || len(infos) != 1 || infos[0].Target != "deploy/web" || infos[0].Pod != "web-kubedelve-1a2b3c4d,web-kubedelve-1a2b3c4d-2" {
 		t.Fatalf("got sessions %+v (%v)", infos, err)
 	}
 	if err := Restore(t.Context(), infos[0], nil); err != nil {
