@@ -75,7 +75,8 @@ type LaunchConfig struct {
 // Target says what to debug and where to find it. In a launch configuration a
 // plain string is short for {"name": string}.
 type Target struct {
-	// Name is "deploy/NAME" for a Deployment, or "local" for this machine.
+	// Name is "deploy/NAME" for a Deployment, "node/NAME:SERVICE" for a unit of
+	// systemd or a process on a node, or "local" for this machine.
 	Name string `json:"name,omitempty"`
 
 	// Namespace of the workload. Default: that of the kubeconfig's context.
@@ -123,6 +124,11 @@ type Target struct {
 	// TTL is when the original program runs again if kubedelve is gone, like
 	// "10m". Default: 10 min.
 	TTL string `json:"ttl,omitempty"`
+
+	// Hold is how long a halted service of a node may stay so before it goes on
+	// without breakpoints, like "30m": its Lease is renewed on its behalf for
+	// that long. Default: 30 min.
+	Hold string `json:"hold,omitempty"`
 }
 
 // Replicas is a number, or "all". In a launch configuration it may be a JSON number.

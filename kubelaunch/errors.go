@@ -14,11 +14,15 @@ var ErrNoSession = errors.New("no such session")
 
 // RightsError says what the user may not do, but would have to.
 type RightsError struct {
-	Namespace string
+	Namespace string   // empty: in all
 	Missing   []string // "create pods", "get pods/proxy"
 }
 
 func (e *RightsError) Error() string {
+	if e.Namespace == "" {
+		return fmt.Sprintf("you lack rights in the cluster: %s; ask for a ClusterRole with these verbs, nothing was changed",
+			strings.Join(e.Missing, ", "))
+	}
 	return fmt.Sprintf("you lack rights in namespace %s: %s; ask for a Role with these verbs, nothing was changed",
 		e.Namespace, strings.Join(e.Missing, ", "))
 }

@@ -51,6 +51,9 @@ type record struct {
 	// Ending names who undoes the session from elsewhere: whoever began it must not
 	// change anything from then on.
 	Ending string `json:"ending,omitempty"`
+	// Image and PullPolicy bring a helper to a node once more, to undo what is there.
+	Image      string            `json:"image,omitempty"`
+	PullPolicy corev1.PullPolicy `json:"pullPolicy,omitempty"`
 }
 
 // step is one change that was made or was about to be.
@@ -73,6 +76,10 @@ const (
 	stepAdopt = "adopt" // our pod joins the ReplicaSet
 	stepScale = "scale" // spec.replicas is changed
 	stepPeek  = "peek"  // a pod gets an ephemeral container
+
+	stepNamespace = "namespace" // the session has a namespace of its own, with the journal in it
+	stepHelper    = "helper"    // a helper's pod is created on a node
+	stepEngage    = "engage"    // a service of the node is replaced
 )
 
 // journal is the record of one session, kept in a Secret that also brings the

@@ -53,6 +53,9 @@ type Options struct {
 	// OnExit says what happens when the component ends by itself. Default:
 	// StartAgain in a workload, as the kubelet would; EndSession on this machine.
 	OnExit OnExit
+	// Hold is how long a Lease is renewed on behalf of a halted component, which
+	// then goes on without breakpoints. Default: 30 min.
+	Hold time.Duration
 	// Progress is told what is being done. It may be called from several
 	// goroutines. Default: nobody is told.
 	Progress func(stage string)
@@ -80,6 +83,9 @@ func (o *Options) defaults() {
 	}
 	if o.ReloadGrace <= 0 {
 		o.ReloadGrace = 500 * time.Millisecond
+	}
+	if o.Hold <= 0 {
+		o.Hold = 30 * time.Minute
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}

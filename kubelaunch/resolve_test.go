@@ -14,10 +14,15 @@ func TestParseTarget(t *testing.T) {
 		text string
 		want Target // zero: refused
 	}{
-		{"deploy/web", Target{KindDeployment, "web"}},
-		{"deployment/web", Target{KindDeployment, "web"}},
-		{"Deployments.apps/web", Target{KindDeployment, "web"}},
+		{"deploy/web", Target{Kind: KindDeployment, Name: "web"}},
+		{"deployment/web", Target{Kind: KindDeployment, Name: "web"}},
+		{"Deployments.apps/web", Target{Kind: KindDeployment, Name: "web"}},
 		{"local", Target{Kind: KindLocal}},
+		{"node/n1:kubelet", Target{Kind: KindNode, Name: "n1", Service: "kubelet"}},
+		{"no/n1.example.com:kubelet.service", Target{Kind: KindNode, Name: "n1.example.com", Service: "kubelet.service"}},
+		{"node/n1", Target{}},
+		{"node/:kubelet", Target{}},
+		{"node/n1:", Target{}},
 		{"web", Target{}},
 		{"deploy/", Target{}},
 		{"deploy/a/b", Target{}},
@@ -56,7 +61,7 @@ func TestChooseContainer(t *testing.T) {
 			for _, name := range test.containers {
 				template.Spec.Containers = append(template.Spec.Containers, corev1.Container{Name: name})
 			}
-			got, err := chooseContainer(Target{KindDeployment, "web"}, template, test.asked)
+			got, err := chooseContainer(Target{Kind: KindDeployment, Name: "web"}, template, test.asked)
 			if got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}

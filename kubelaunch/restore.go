@@ -100,6 +100,15 @@ func (u *undoing) step(ctx context.Context, s step) error {
 		return u.removePod(ctx, s.Pod, "")
 	case stepPeek:
 		return u.removePod(ctx, s.Pod, s.UID)
+	case stepEngage:
+		return u.disengage(ctx, s)
+	case stepHelper:
+		return u.removePod(ctx, s.Pod, "")
+	case stepNamespace:
+		if err := u.journal.remove(ctx); err != nil {
+			return err
+		}
+		return deleteNamespace(ctx, u.cluster, u.journal.record.Session)
 	}
 	return fmt.Errorf("the journal has a step %q that this version of kubedelve does not know", s.Kind)
 }
@@ -259,8 +268,29 @@ type Info struct {
 }
 
 // Sessions lists the sessions in the cluster's namespace, or in all namespaces if
-// that is empty, the oldest first.
+// that is empty, the oldest first; and those on nodes, which are in no namespace of
+// the user's, if the user may see namespaces.
 func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
+	infos, err := journals(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	lost, err := lostSessions(ctx, c, infos)
+	if err != nil {
+		return nil, err
+	}
+	infos = append(infos, lost...)
+	onNodes, err := nodeSessions(ctx, c, infos)
+	if err != nil {
+		return nil, err
+	}
+	infos = append(infos, onNodes...)
+	slices.SortFunc(infos, func(a, b Info) int { return a.Created.Compare(b.Created) })
+	return infos, nil
+}
+
+// journals are the sessions whose journals are in the cluster's namespace.
+func journals(ctx context.Context, c *Cluster) ([]Info, error) {
 	list, err := c.Client.CoreV1().Secrets(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: sessionSelector})
 	if err != nil {
 		return nil, fmt.Errorf("reading the sessions: %w", err)
@@ -278,20 +308,16 @@ func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
 		info.Pod = strings.Join(podsOf(j.record.Steps), ",")
 		infos = append(infos, info)
 	}
-	lost, err := lostSessions(ctx, c, infos)
-	if err != nil {
-		return nil, err
-	}
-	infos = append(infos, lost...)
-	slices.SortFunc(infos, func(a, b Info) int { return a.Created.Compare(b.Created) })
 	return infos, nil
 }
 
-// podsOf are the pods that were made last, one for each replica.
+// podsOf are the pods that were made last, one for each replica, or the helper's.
 func podsOf(steps []step) (names []string) {
 	last := map[int]string{}
-	for _, s := range ofKind(steps, stepPod) {
-		last[s.Replica] = s.Pod
+	for _, s := range steps {
+		if s.Kind == stepPod || s.Kind == stepHelper {
+			last[s.Replica] = s.Pod
+		}
 	}
 	for _, replica := range slices.Sorted(maps.Keys(last)) {
 		names = append(names, last[replica])

@@ -2,6 +2,7 @@ package kubelaunch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,6 +81,46 @@ func checkRights(ctx context.Context, c *Cluster, scale, peek bool) error {
 		return &RightsError{Namespace: c.Namespace, Missing: missing}
 	}
 	return nil
+}
+
+// nodeRights are what a session on a node's service takes, in all namespaces: it makes
+// one of its own.
+func nodeRights() []right {
+	return []right{
+		{"get", "", "nodes"}, {"create", "", "namespaces"}, {"get", "", "namespaces"}, {"delete", "", "namespaces"},
+		{"create", "", "secrets"}, {"get", "", "secrets"}, {"update", "", "secrets"}, {"delete", "", "secrets"},
+		{"create", "", "pods"}, {"get", "", "pods"}, {"list", "", "pods"}, {"watch", "", "pods"}, {"delete", "", "pods"},
+		{"get", "", "pods/proxy"}, {"get", "coordination.k8s.io", "leases"}, {"patch", "coordination.k8s.io", "leases"},
+	}
+}
+
+// checkNodeRights answers a [*RightsError] with all rights that are missing.
+func checkNodeRights(ctx context.Context, c *Cluster) error {
+	everywhere := *c
+	everywhere.Namespace = ""
+	missing, err := missingRights(ctx, &everywhere, nodeRights())
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return &RightsError{Missing: missing}
+}
+
+func missingRights(ctx context.Context, c *Cluster, needed []right) (missing []string, err error) {
+	allowed := make([]bool, len(needed))
+	errs := make([]error, len(needed))
+	var reviews sync.WaitGroup
+	for i, r := range needed {
+		reviews.Go(func() { // one request
+			allowed[i], errs[i] = may(ctx, c, r)
+		})
+	}
+	reviews.Wait()
+	for i, r := range needed {
+		if !allowed[i] {
+			missing = append(missing, r.String())
+		}
+	}
+	return missing, errors.Join(errs...)
 }
 
 func may(ctx context.Context, c *Cluster, r right) (bool, error) {

@@ -7,37 +7,55 @@ import (
 
 // Target names what is debugged.
 type Target struct {
-	Kind string // KindDeployment or KindLocal
+	Kind string // KindDeployment, KindNode or KindLocal
 	Name string // of the object; empty for KindLocal
+	// Service is the program on a node: a unit of systemd, or a process.
+	Service string
 }
 
 // The kinds of targets.
 const (
 	KindDeployment = "deployment"
+	KindNode       = "node"
 	KindLocal      = "local"
 )
 
 var kindNames = map[string]string{
 	"deploy": KindDeployment, "deployment": KindDeployment, "deployments": KindDeployment,
 	"deployment.apps": KindDeployment, "deployments.apps": KindDeployment,
+	"node": KindNode, "nodes": KindNode, "no": KindNode,
 }
 
-// ParseTarget reads a target as users write it: "deploy/NAME" or "local".
+// ParseTarget reads a target as users write it: "deploy/NAME", "node/NAME:SERVICE" or
+// "local".
 func ParseTarget(s string) (Target, error) {
 	if s == KindLocal {
 		return Target{Kind: KindLocal}, nil
 	}
 	kind, name, ok := strings.Cut(s, "/")
-	if known := kindNames[strings.ToLower(kind)]; ok && known != "" && name != "" && !strings.Contains(name, "/") {
-		return Target{Kind: known, Name: name}, nil
+	known := kindNames[strings.ToLower(kind)]
+	if !ok || known == "" || name == "" || strings.Contains(name, "/") {
+		return Target{}, fmt.Errorf("target %q is not something that can be debugged; write deploy/NAME, node/NAME:SERVICE or local", s)
 	}
-	return Target{}, fmt.Errorf("target %q is not something that can be debugged; write deploy/NAME or local", s)
+	t := Target{Kind: known, Name: name}
+	if known == KindNode {
+		if t.Name, t.Service, ok = strings.Cut(name, ":"); !ok || t.Name == "" || t.Service == "" {
+			return Target{}, fmt.Errorf("target %q does not tell what to debug on the node; write node/%s:kubelet, or another unit or process there", s, t.Name)
+		}
+	}
+	return t, nil
 }
 
 // String is the way users write it.
 func (t Target) String() string {
-	if t.Kind == KindDeployment {
+	switch t.Kind {
+	case KindDeployment:
 		return "deploy/" + t.Name
+	case KindNode:
+		return "node/" + t.Name + ":" + t.Service
 	}
 	return t.Kind
 }
+
+// program is the name of a service's program, as far as the target tells.
+func (t Target) program() string { return strings.TrimSuffix(t.Service, ".service") }

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/kubedelve/kubedelve/internal/agent"
+	"github.com/kubedelve/kubedelve/internal/nodeservice"
 	"github.com/kubedelve/kubedelve/internal/version"
 )
 
@@ -30,6 +31,13 @@ const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
                                      container's termination message
   ready   --dir DIR [--ports P,P]    readiness probe: exit 0 when it serves
   connect --dir DIR                  join standard input and output to the agent
+  node    --config FILE              debug a service of the node: from a pod
+  helper  --debug                    the same in the node's namespaces; the
+                                     configuration is read from standard input
+  stand-in --dir DIR [-- COMMAND [ARG]...]
+                                     stand in for a service of the node
+  hold    --dir DIR                  supervise its component
+  become  --dir DIR                  become the service again
   delve   --socket PATH -- PROGRAM [ARG]...
                                      a headless Delve, for the agent itself
   version
@@ -77,6 +85,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = ready(*dir, *ports)
 	case "cmdline":
 		err = agent.ReportCommand(*pid, *message)
+	case "node":
+		code, err = node(ctx, *config, args[1:])
+	case "helper":
+		code, err = helper(ctx, stdin, log)
+	case "stand-in":
+		ctx, stop := signals(ctx, func(syscall.Signal) {})
+		defer stop()
+		code, err = nodeservice.StandIn(ctx, *dir, flags.Args(), runAgent(log), log)
+	case "hold":
+		code, err = nodeservice.Hold(ctx, *dir, runAgent(log))
+	case "become":
+		code, err = nodeservice.Become(*dir)
 	case "connect":
 		err = connect(ctx, *dir, stdin, stdout)
 	case "delve":
@@ -176,4 +196,42 @@ func connect(ctx context.Context, dir string, stdin io.Reader, stdout io.Writer)
 		return nil
 	}
 	return err
+}
+
+// node goes from the container into the node.
+func node(ctx context.Context, config string, flags []string) (int, error) {
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return 1, fmt.Errorf("agent configuration: %w", err)
+	}
+	return nodeservice.EnterHost(ctx, data, append([]string{"helper"}, flags...)...)
+}
+
+func helper(ctx context.Context, config io.Reader, log *slog.Logger) (int, error) {
+	ctx, stop := signals(ctx, func(syscall.Signal) {})
+	defer stop()
+	h, err := nodeservice.NewHelper(config, runAgent(log), log)
+	if err == nil {
+		err = h.Run(ctx, agent.Install)
+	}
+	if err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+// runAgent is how package nodeservice runs agents.
+func runAgent(log *slog.Logger) nodeservice.Agent {
+	return func(ctx context.Context, dir string, original []string, post *nodeservice.Post) (int, error) {
+		cfg, err := agent.ReadConfig(filepath.Join(dir, nodeservice.ConfigName))
+		if err != nil {
+			return 1, err
+		}
+		a, err := agent.New(cfg, original, dir, version.String(), log)
+		if err != nil {
+			return 1, err
+		}
+		a.Hold(post)
+		return a.Run(ctx)
+	}
 }

@@ -94,7 +94,7 @@ func optionsOf(cfg *dapserver.LaunchConfig) (kubelaunch.Options, error) {
 	for _, d := range []struct {
 		name, text string
 		into       *time.Duration
-	}{{"target.grace", t.Grace, &o.Grace}, {"target.ttl", t.TTL, &o.TTL}, {"reloadGrace", cfg.ReloadGrace, &o.ReloadGrace}} {
+	}{{"target.grace", t.Grace, &o.Grace}, {"target.ttl", t.TTL, &o.TTL}, {"target.hold", t.Hold, &o.Hold}, {"reloadGrace", cfg.ReloadGrace, &o.ReloadGrace}} {
 		if d.text == "" {
 			continue
 		}

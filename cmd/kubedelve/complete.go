@@ -27,6 +27,11 @@ func completeTargets(g *global) cobra.CompletionFunc {
 				names = append(names, "deploy/"+d.Name)
 			}
 		}
+		if nodes, err := cluster.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{}); err == nil {
+			for _, n := range nodes.Items {
+				names = append(names, "node/"+n.Name+":kubelet")
+			}
+		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }

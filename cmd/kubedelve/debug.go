@@ -36,7 +36,7 @@ type debugFlags struct {
 	agentImage, pullPolicy             string
 	replicas                           string
 	keepReplicas, keepReadiness        bool
-	grace, ttl, reloadGrace            time.Duration
+	grace, ttl, hold, reloadGrace      time.Duration
 	hotReload                          string
 }
 
@@ -47,8 +47,10 @@ func newDebug(g *global) *cobra.Command {
 		Short: "Run a program under Delve in a workload's place",
 		Long: `Build a Go program for debugging and run it under Delve in the place of TARGET:
 
-  deploy/NAME   a container of a Deployment
-  local         this machine, without a cluster
+  deploy/NAME        a container of a Deployment
+  node/NAME:SERVICE  a program on a node: a unit of systemd or a process, like
+                     node/n1:kubelet
+  local              this machine, without a cluster
 
 It prints a local address for debuggers, holds until Ctrl-C, and then puts
 everything back. The address speaks DAP and Delve's JSON-RPC: connect with VS Code
@@ -83,6 +85,7 @@ With -o json each line of standard output is an object with the members event, s
   restored              all is as it was; the last one`,
 		Example: `  kubedelve debug deploy/web --program ./cmd/web
   kubedelve debug deploy/web -c app --program ./cmd/web --tags dev -- --verbose
+  kubedelve debug node/n1:kubelet --program k8s.io/kubernetes/cmd/kubelet
   kubedelve debug local --program . --stop-on-entry`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			n := len(args)
@@ -119,6 +122,7 @@ With -o json each line of standard output is an object with the members event, s
 	flags.DurationVar(&f.reloadGrace, "reload-grace", 500*time.Millisecond, "how long the old program has from SIGTERM to SIGKILL when a new one is swapped in")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
+	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	addLogDAP(cmd, &f.logDAP)
 	addOutput(cmd, &f.output)
 	return cmd
@@ -147,7 +151,7 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 		options: kubelaunch.Options{
 			Env: f.env, Dir: f.workdir, Command: f.entrypoint,
 			AgentImage: f.agentImage, PullPolicy: corev1.PullPolicy(f.pullPolicy),
-			KeepReplicas: f.keepReplicas, KeepReadiness: f.keepReadiness, Grace: f.grace, TTL: f.ttl, ReloadGrace: f.reloadGrace,
+			KeepReplicas: f.keepReplicas, KeepReadiness: f.keepReadiness, Grace: f.grace, TTL: f.ttl, Hold: f.hold, ReloadGrace: f.reloadGrace,
 		},
 		mode: reload.Mode(f.hotReload),
 	}

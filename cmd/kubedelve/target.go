@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,6 +85,9 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	if err != nil {
 		return nil, err
 	}
+	if target.Kind == kubelaunch.KindNode {
+		return startNode(ctx, cluster, target, r, log, report)
+	}
 	report.Stage(fmt.Sprintf("finding %s in namespace %s", target, cluster.Namespace))
 	placement, err := kubelaunch.Resolve(ctx, cluster, target, r.container)
 	if err != nil {
@@ -102,6 +106,38 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	}
 	l.node = node
 	return l.begin(placement.Launch(ctx, binary, r.options))
+}
+
+func startNode(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaunch.Target, r request, log logger, report reporter) (*launched, error) {
+	report.Stage("finding " + target.String())
+	placement, err := kubelaunch.ResolveNode(ctx, cluster, target)
+	if err != nil {
+		return nil, err
+	}
+	if err := placement.Check(ctx, r.options); err != nil {
+		return nil, err
+	}
+	node := placement.Platform
+	if r.build.Platform, err = platformFor(r.build.Platform, node, r.target); err != nil {
+		return nil, err
+	}
+	if flags := placement.LDFlags(); flags != "" && r.build.LDFlags == "" && !hasFlag(r.build.Flags, "ldflags") {
+		r.build.LDFlags = flags // the user's own say it otherwise
+	}
+	l, binary, err := r.firstBuild(ctx, log, report)
+	if err != nil {
+		return nil, err
+	}
+	l.node = node
+	return l.begin(placement.Launch(ctx, binary, r.options))
+}
+
+// hasFlag tells whether flags of the go command have one of that name.
+func hasFlag(flags []string, name string) bool {
+	return slices.ContainsFunc(flags, func(f string) bool {
+		f, _, _ = strings.Cut(strings.TrimLeft(f, "-"), "=")
+		return f == name
+	})
 }
 
 func startLocal(ctx context.Context, r request, log logger, report reporter) (*launched, error) {

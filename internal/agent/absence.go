@@ -41,10 +41,12 @@ func (a *Agent) watchAbsence(ctx context.Context) bool {
 		changed, c, since := a.changed, a.component, a.absence
 		a.mu.Unlock()
 		settle, stopSettle := after(since.unattended, time.Duration(a.cfg.Grace))
-		expire, stopExpire := after(since.alone, time.Duration(a.cfg.TTL))
+		ttl, exited := a.patience(c)
+		expire, stopExpire := after(since.alone, ttl)
 		expired, ended := false, false
 		select {
 		case <-changed:
+		case <-exited:
 		case <-ctx.Done():
 			ended = true
 		case <-expire:
@@ -62,6 +64,20 @@ func (a *Agent) watchAbsence(ctx context.Context) bool {
 			return expired
 		}
 	}
+}
+
+// patience is how long the agent waits for a client. A node lacks a service whose
+// place is held by nothing that runs: then it is the grace period only. exited is closed
+// when that is about to change.
+func (a *Agent) patience(c *component) (ttl time.Duration, exited <-chan struct{}) {
+	ttl = time.Duration(a.cfg.TTL)
+	switch {
+	case a.post == nil || !a.post.Node().Engaged:
+		return ttl, nil
+	case c != nil && !c.hasExited():
+		return ttl, c.exited
+	}
+	return min(ttl, time.Duration(a.cfg.Grace)), nil
 }
 
 // after returns a channel that delivers d after since, or never if either is zero.

@@ -38,6 +38,7 @@ type Agent struct {
 	children children
 	began    time.Time
 	boot     string // random
+	post     Post   // nil: not on a node
 
 	relays sync.WaitGroup // counts the debuggers' connections to Delve
 
@@ -87,6 +88,21 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 	return a, a.dir.prepare()
 }
 
+// Post is the place of a service that an agent has on a node, or is about to take
+// (package nodeservice).
+type Post interface {
+	// Node is what [agentapi.Hello] tells of it.
+	Node() agentapi.Node
+	// Engage looks whether the place can be taken. If so, Leave is called when the
+	// client has its answer.
+	Engage() (agentapi.Node, error)
+	// Leave ends the agent, by the context given to Run.
+	Leave()
+}
+
+// Hold tells the agent of its post, before Run.
+func (a *Agent) Hold(p Post) { a.post = p }
+
 // ReadConfig reads the agent's configuration.
 func ReadConfig(path string) (cfg agentapi.Config, err error) {
 	data, err := os.ReadFile(path)
@@ -116,11 +132,12 @@ func (a *Agent) Signal(sig syscall.Signal) {
 
 // Run serves until ctx ends (the container is being stopped), then ends the
 // component and returns its exit code. It does not return if the session expires
-// and there is an original program: the process becomes that program.
+// and there is an original program: the process becomes that program. With a post
+// it returns [agentapi.ErrExpired] instead.
 //
 // It makes the process the parent of orphans, and ends those with the component.
 func (a *Agent) Run(ctx context.Context) (code int, err error) {
-	if exists(a.dir.expired()) {
+	if a.post == nil && exists(a.dir.expired()) {
 		return 0, a.becomeOriginal()
 	}
 	if err := a.dir.clean(); err != nil {
@@ -163,6 +180,9 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	a.relays.Wait()
 	if !expired {
 		return code, err
+	}
+	if a.post != nil {
+		return code, agentapi.ErrExpired
 	}
 	if err := mark(a.dir.expired()); err != nil {
 		a.log.Error("after a restart the container will wait for a client again", "error", err)
@@ -313,6 +333,14 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 	case req.Op == agentapi.OpEnd:
 		a.end(syscall.SIGTERM)
 		return &agentapi.Reply{}, nil, nil
+	case req.Op == agentapi.OpEngage && a.post != nil:
+		node, err := a.post.Engage()
+		if err != nil {
+			return nil, nil, err
+		}
+		return &agentapi.Reply{Node: &node}, a.post.Leave, nil
+	case req.Op == agentapi.OpRestore && a.post != nil:
+		return &agentapi.Reply{}, a.post.Leave, nil
 	}
 	c := a.current()
 	switch {
@@ -390,6 +418,10 @@ func (a *Agent) hello() *agentapi.Hello {
 		Version: agentapi.Version, Agent: a.version, Delve: DelveVersion(),
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Session: a.cfg.Session, UID: os.Getuid(),
 		State: agentapi.StateIdle, Started: a.began, Boot: a.boot, Loading: a.abort != nil,
+	}
+	if a.post != nil {
+		node := a.post.Node()
+		h.Node = &node
 	}
 	if a.debugger != nil {
 		h.Client = a.debugger.client

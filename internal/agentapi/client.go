@@ -340,3 +340,23 @@ func (c *Client) Output(ctx context.Context, from Position, sink func(Output) er
 		out.Lost = 0
 	}
 }
+
+// Engage makes an agent on a node take its service's place, and returns what that is.
+// The connection ends soon after; Hello tells over the next one how it went.
+func (c *Client) Engage(ctx context.Context) (*Node, error) {
+	reply, err := c.call(ctx, Request{Op: OpEngage})
+	if err != nil {
+		return nil, err
+	}
+	if reply.Node == nil {
+		return nil, errors.New("agent: engage: it says nothing of its service")
+	}
+	return reply.Node, nil
+}
+
+// Restore makes an agent on a node give its service's place back to the original. The
+// connection ends soon after.
+func (c *Client) Restore(ctx context.Context) error {
+	_, err := c.call(ctx, Request{Op: OpRestore})
+	return err
+}

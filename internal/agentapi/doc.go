@@ -21,6 +21,9 @@
 //	         and the component goes on
 //	wait     a second Reply when the component has exited and its output was sent
 //	end      nothing; the component and Delve are ended, the agent stays
+//	engage   nothing; the agent takes the place of its service, and ends: another
+//	         one, in that place, serves the port next
+//	restore  nothing; the original takes its place again, and the agent ends
 //
 // A client that closes its stream takes the request back: start gives up loading.
 // So does a later start or end.

@@ -27,6 +27,9 @@ const (
 	OpSettle = "settle"
 	OpWait   = "wait"
 	OpEnd    = "end"
+
+	OpEngage  = "engage"
+	OpRestore = "restore"
 )
 
 // Request opens a stream.
@@ -112,6 +115,8 @@ type Reply struct {
 	Run int `json:"run,omitempty"`
 	// At (output) is the position of the first frame.
 	At *Position `json:"at,omitempty"`
+	// Node (engage) is what is going to be replaced.
+	Node *Node `json:"node,omitempty"`
 }
 
 // DebugState is what the agent tells a debugger that connects.
@@ -154,7 +159,18 @@ type Hello struct {
 	Exit *Exit `json:"exit,omitempty"`
 	// Client holds the debugger, also while it is away within its grace period.
 	Client string `json:"client,omitempty"`
+	Node   *Node  `json:"node,omitempty"` // nil: the agent is not on a node
 }
+
+// Node is what an agent on a node, outside of pods, says of its service.
+type Node struct {
+	Service string `json:"service,omitempty"` // for users: "process 83 (/usr/bin/kubelet)"
+	Engaged bool   `json:"engaged,omitempty"` // the agent has the service's place
+	Problem string `json:"problem,omitempty"` // why the last try to take it failed
+}
+
+// ErrExpired says that nobody was connected for a session's time to live.
+var ErrExpired = errors.New("nobody was connected for the session's time to live")
 
 // The states of the component.
 const (
@@ -218,6 +234,8 @@ type Config struct {
 	// Drain is how long a component still serves when the container is being
 	// stopped: requests are on their way to it until all nodes have heard of it.
 	Drain Duration `json:"drain,omitempty"`
+	// Service is the one to be replaced, for an agent on a node.
+	Service string `json:"service,omitempty"`
 	// Temporary makes the agent remove its folder when it ends.
 	Temporary bool `json:"temporary,omitempty"`
 }

@@ -48,6 +48,11 @@ var rules = []rule{
 		reason: "it runs inside other people's pods: small, and without a way to talk to the cluster",
 	},
 	{
+		of:     module + "/internal/nodeservice",
+		ban:    []string{"k8s.io/...", "sigs.k8s.io/...", "github.com/go-delve/...", module + "/internal/agent", module + "/kubelaunch"},
+		reason: "it is about processes and units of the node; its caller brings the agent",
+	},
+	{
 		of:     module + "/cmd/kubedelve-agent",
 		ban:    []string{"k8s.io/...", "sigs.k8s.io/...", "github.com/spf13/...", module + "/kubelaunch", module + "/dapserver", module + "/buildflags"},
 		reason: "the same for the program",

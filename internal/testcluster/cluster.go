@@ -41,12 +41,24 @@ type Cluster struct {
 
 // Start finds or makes a cluster, see the package comment, and gives it the
 // images. The progress goes to log.
-func Start(ctx context.Context, name string, programs *Programs, log io.Writer) (c *Cluster, err error) {
-	c = &Cluster{Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
+func Start(ctx context.Context, name string, programs *Programs, log io.Writer) (*Cluster, error) {
 	if err := Supported(); err != nil {
 		return nil, err
 	}
-	c.Kubeconfig = given()
+	return start(ctx, name, given(), "kubeadm", programs, log)
+}
+
+// StartNode makes a cluster of a flavour (see testdata/cluster) for tests that break
+// its node, whatever other cluster there is.
+func StartNode(ctx context.Context, name, flavour string, programs *Programs, log io.Writer) (*Cluster, error) {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		return nil, fmt.Errorf("a cluster whose node may be broken: %w", ErrUnsupported)
+	}
+	return start(ctx, name, "", flavour, programs, log)
+}
+
+func start(ctx context.Context, name, kubeconfig, flavour string, programs *Programs, log io.Writer) (c *Cluster, err error) {
+	c = &Cluster{Kubeconfig: kubeconfig, Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
 	if runtime.GOOS == "linux" {
 		if err := goBuild(ctx, filepath.Join(programs.Root, "testdata", "cluster"), c.tool, "."); err != nil {
 			return nil, err
@@ -59,7 +71,7 @@ func Start(ctx context.Context, name string, programs *Programs, log io.Writer) 
 	}()
 	if c.Kubeconfig == "" {
 		c.made, c.named = name, name
-		out, err := c.run(ctx, "up", "--name", name)
+		out, err := c.run(ctx, "up", "--name", name, "--flavour", flavour)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,393 @@
+//go:build integration
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubedelve/kubedelve/internal/editor"
+	"github.com/kubedelve/kubedelve/internal/testcluster"
+)
+
+// nodeCluster makes a cluster of its own, whose node a test may break.
+func nodeCluster(t *testing.T, flavour string) *testcluster.Cluster {
+	t.Helper()
+	if noCluster != nil {
+		t.Skip(noCluster)
+	}
+	t.Parallel()
+	c, err := testcluster.StartNode(t.Context(), "node-"+flavour, flavour, cluster.Programs, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// kubeModule is the module that requires Kubernetes.
+func kubeModule() string { return filepath.Join(cluster.Programs.Root, "testdata", "cluster", "kube") }
+
+// kubeEnv is how the node's own kubelet was built.
+var kubeEnv = []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false"}
+
+// withinBuild is a context for one build of a kubelet and what follows: linking alone takes
+// 12 s of a quiet core.
+func withinBuild(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// kubeletSource is the kubelet's main file, in Go's module cache.
+func kubeletSource(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Dir}}", "k8s.io/kubernetes/pkg/kubelet")
+	cmd.Dir = kubeModule()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), "kubelet.go")
+}
+
+// lineIn finds the first line with the text in a function.
+func lineIn(t *testing.T, path, function, text string) int {
+	t.Helper()
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(source, []byte(function))
+	offset := bytes.Index(source[max(at, 0):], []byte(text))
+	if at < 0 || offset < 0 {
+		t.Fatalf("%s has no line with %q after %q", path, text, function)
+	}
+	return bytes.Count(source[:at+offset], []byte("\n")) + 1
+}
+
+// kubeletConfig is what launch.json says for the node's kubelet.
+func kubeletConfig(c *testcluster.Cluster) map[string]any {
+	return map[string]any{
+		"type": "kubedelve", "request": "launch", "name": "kubelet",
+		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": c.Refs["agent"]},
+		"program": "k8s.io/kubernetes/cmd/kubelet",
+		"build":   map[string]any{"dir": kubeModule()},
+	}
+}
+
+// debugKubelet is F5 on the kubelet's configuration.
+func debugKubelet(t *testing.T, c *testcluster.Cluster, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
+	t.Helper()
+	adapter, err := c.BeginAdapter(testcluster.Command{Dir: kubeModule(), Env: kubeEnv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = adapter.Kill() })
+	began := time.Now()
+	d, _, err := editor.Start(withinBuild(t), adapter, "launch", kubeletConfig(c), breakpoints...)
+	if err != nil {
+		_ = d.Close()
+		_, stderr, _ := adapter.Wait(within(t))
+		t.Fatalf("%v\n%s\n%s", err, d.Output(), stderr)
+	}
+	t.Logf("from F5 to a kubelet that runs: %.1f s", time.Since(began).Seconds())
+	return d, adapter
+}
+
+// podAtBreakpoint waits for the stop and checks that the local variable pod is the one.
+func podAtBreakpoint(t *testing.T, d *editor.Debugger, at editor.Breakpoint, function, name string) {
+	t.Helper()
+	ctx := within(t)
+	if err := d.AwaitStop(ctx, "breakpoint"); err != nil {
+		t.Fatal(err)
+	}
+	stack, err := d.Stack(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stack) < 2 || !strings.HasSuffix(stack[0].Name, function) || stack[0].Source == nil || stack[0].Source.Path != at.Path || stack[0].Line != at.Line {
+		t.Fatalf("the stack does not begin with %s at %s:%d: %+v", function, at.Path, at.Line, stack[0])
+	}
+	locals, _, err := d.Locals(ctx, stack[0].Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []string{"pod", "ObjectMeta", "Name"} {
+		v, err := editor.Variable(locals, step)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if step == "Name" {
+			if want := fmt.Sprintf("%q", name); v.Value != want {
+				t.Errorf("the pod's name is %s, not %s", v.Value, want)
+			}
+			break
+		}
+		if locals, err = d.Children(ctx, v.VariablesReference); err != nil {
+			t.Fatal(err)
+		}
+		// A pointer's one child is what it points to.
+		if len(locals) == 1 && locals[0].Name == "" {
+			if locals, err = d.Children(ctx, locals[0].VariablesReference); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// nodeSession is a test's own cluster, and how things were before.
+type nodeSession struct {
+	*testcluster.Cluster
+	namespace *testcluster.Namespace
+	before    testcluster.NodeState
+	ready     string
+	version   string
+}
+
+func newNodeSession(t *testing.T, flavour string) *nodeSession {
+	t.Helper()
+	c := nodeCluster(t, flavour)
+	ctx := within(t)
+	n, err := c.NewNamespace(ctx, "kubelet-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &nodeSession{Cluster: c, namespace: n}
+	if s.ready, _, s.version, err = c.NodeCondition(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s.before, err = c.NodeState(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// fine checks that the cluster sees nothing of what is done to the node.
+func (s *nodeSession) fine(t *testing.T) {
+	t.Helper()
+	ready, taints, version, err := s.NodeCondition(within(t))
+	if err != nil || ready != s.ready || version != s.version || len(taints) != 0 {
+		t.Fatalf("the node is %s with version %s and taints %v (%v); it was %s with %s", ready, version, taints, err, s.ready, s.version)
+	}
+}
+
+// fineAgain waits until it is so.
+func (s *nodeSession) fineAgain(t *testing.T) {
+	t.Helper()
+	if err := s.AwaitNodeReady(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.fine(t)
+}
+
+// restored checks that the node is as before, and that nothing of a session is left.
+func (s *nodeSession) restored(t *testing.T) {
+	t.Helper()
+	if err := s.AwaitNodeState(within(t), s.before); err != nil {
+		t.Error(err)
+	}
+	left, err := s.NodeSessions(within(t))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left over: namespaces %q, %v", left, err)
+	}
+	s.fineAgain(t)
+}
+
+// kubelet is "kubedelve debug node/node1:kubelet".
+func (s *nodeSession) kubelet(args ...string) testcluster.Command {
+	return testcluster.Command{
+		Dir: kubeModule(), Env: kubeEnv,
+		Args: append([]string{"node/node1:kubelet", "--program", "k8s.io/kubernetes/cmd/kubelet", "--listen", "127.0.0.1:0"}, args...),
+	}
+}
+
+// processOf finds the agent's process on the node whose command line begins so.
+func (s *nodeSession) processOf(t *testing.T, command string) string {
+	t.Helper()
+	out, err := s.InNode(within(t), "pgrep", "-f", "^/[a-z/]*/[0-9a-f]*/kubedelve-agent "+command)
+	if err != nil || strings.TrimSpace(out) == "" {
+		t.Fatalf("there is no process %s: %v", command, err)
+	}
+	return strings.Fields(out)[0]
+}
+
+// A breakpoint in the kubelet is hit by a pod that is created. While the kubelet is
+// halted, for longer than a node may be silent, the node stays Ready; after the
+// session all is as before.
+func (s *nodeSession) breakpoints(t *testing.T) {
+	path := kubeletSource(t)
+	const name = "probe"
+	condition := fmt.Sprintf("pod.ObjectMeta.Name == %q", name)
+	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", "kl.podManager.AddPod(pod)"), Condition: condition}
+	sync := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) SyncPod(", "logger := "), Condition: condition}
+	d, adapter := debugKubelet(t, s.Cluster, additions, sync)
+	if err := s.namespace.CreatePod(within(t), name, "middle"); err != nil {
+		t.Fatal(err)
+	}
+	podAtBreakpoint(t, d, additions, "HandlePodAdditions", name)
+	for began := time.Now(); time.Since(began) < halted(t); {
+		s.fine(t)
+		select {
+		case <-t.Context().Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+	if err := d.Continue(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	podAtBreakpoint(t, d, sync, "SyncPod", name)
+	if err := d.SetBreakpoints(within(t), editor.Breakpoint{Path: path, Line: sync.Line, Condition: "false"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Continue(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.namespace.AwaitPodRunning(within(t), name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.AwaitOutput(within(t), "renews its Lease again"); err != nil {
+		t.Error(err)
+	}
+	// The kubelet's own view of the runtime is older than 30 s when it goes on: it may
+	// call itself NotReady until it has looked again.
+	s.fineAgain(t)
+	began := time.Now()
+	leave(t, d, adapter)
+	t.Logf("from stop to everything restored: %.1f s", time.Since(began).Seconds())
+	if err := s.namespace.DeletePod(within(t), name); err != nil {
+		t.Fatal(err)
+	}
+	s.restored(t)
+}
+
+// halted is how long the kubelet is halted: a node counts as lost 50 s after the last
+// renewal of its Lease.
+func halted(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("KUBEDELVE_TEST_HALT")
+	if text == "" {
+		return 70 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// Whatever is killed, the session goes on, and all is as before afterwards.
+func (s *nodeSession) kills(t *testing.T, kill map[string][]string) {
+	p, err := s.Begin(s.kubelet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Kill() })
+	if _, err := p.AwaitEvent(withinBuild(t), "ready"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(kill)) {
+		t.Log("kill -9 of", name)
+		var pids []string
+		for _, command := range kill[name] {
+			pids = append(pids, s.processOf(t, command))
+		}
+		if _, err := s.InNode(within(t), append([]string{"kill", "-9"}, pids...)...); err != nil {
+			t.Fatal(err)
+		}
+		e, err := p.Await(within(t), "the kubelet to be started again", func(e testcluster.Event) bool { return strings.Contains(e.Text, "started again in node") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Log(e.Text)
+		s.fineAgain(t)
+	}
+	t.Log("the helper's pod is deleted: nobody notices")
+	left, err := s.NodeSessions(within(t))
+	if err != nil || len(left) != 1 {
+		t.Fatalf("the sessions are %q, %v", left, err)
+	}
+	helper := testcluster.Namespace{Cluster: s.Cluster, Name: left[0]}
+	agent := s.processOf(t, "delve")
+	if err := helper.DeletePod(within(t), "helper"); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.processOf(t, "delve"); now != agent {
+		t.Errorf("delve is process %s, it was %s", now, agent)
+	}
+	end(t, p)
+	s.restored(t)
+}
+
+// A client that is killed at any stage leaves what restore puts back; and if nobody
+// comes, the agent puts the original back alone.
+func (s *nodeSession) killedClient(t *testing.T, stages ...string) {
+	for _, stage := range stages {
+		p, err := s.Begin(s.kubelet("--ttl", "1h"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Await(withinBuild(t), stage, func(e testcluster.Event) bool { return e.Event == stage || strings.HasPrefix(e.Text, stage) })
+		if killErr := p.Kill(); err != nil || killErr != nil {
+			t.Fatal(err, killErr)
+		}
+		result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:kubelet"}})
+		if err != nil || result.Code != 0 {
+			t.Fatalf("killed at %q: restore ends with code %d, %v: %s", stage, result.Code, err, result.Stderr)
+		}
+		t.Logf("killed at %q and restored", stage)
+		s.restored(t)
+	}
+	p, err := s.Begin(s.kubelet("--ttl", "5s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.AwaitEvent(withinBuild(t), "ready"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("killed, and nobody restores")
+	if err := s.AwaitNodeState(within(t), s.before); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:kubelet"}}); err != nil || result.Code != 0 {
+		t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
+	}
+	s.restored(t)
+}
+
+// The kubelet as a process that nobody supervises.
+func TestIntegrationNodeProcess(t *testing.T) {
+	s := newNodeSession(t, "plain")
+	t.Run("breakpoints", s.breakpoints)
+	t.Run("kills", func(t *testing.T) {
+		s.kills(t, map[string][]string{"agent": {"hold"}, "keeper and agent": {"stand-in", "hold"}})
+	})
+	t.Run("killed client", func(t *testing.T) {
+		s.killedClient(t, "claiming", "starting a helper", "uploading", "looking for", "taking the place", "loading", "ready")
+	})
+}
+
+// The kubelet as a unit of systemd, with kubeadm's drop-in.
+func TestIntegrationNodeUnit(t *testing.T) {
+	s := newNodeSession(t, "kubeadm")
+	t.Run("breakpoints", s.breakpoints)
+	t.Run("kills", func(t *testing.T) { s.kills(t, map[string][]string{"agent": {"stand-in"}}) })
+	t.Run("killed client", func(t *testing.T) { s.killedClient(t, "taking the place", "ready") })
+}

@@ -1,0 +1,86 @@
+package kubelaunch
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubedelve/kubedelve/buildflags"
+)
+
+// NodePlacement is a service of a node that was found as far as the cluster knows of it.
+// Nothing has been changed yet: [NodePlacement.Launch] does that.
+type NodePlacement struct {
+	Target   Target
+	Platform buildflags.Platform // of the node
+
+	cluster *Cluster // with the session's own namespace
+	node    *corev1.Node
+}
+
+// ResolveNode finds a target of the kind [KindNode] in the cluster.
+func ResolveNode(ctx context.Context, c *Cluster, target Target) (*NodePlacement, error) {
+	if target.Kind != KindNode {
+		return nil, fmt.Errorf("target %s is not on a node", target)
+	}
+	node, err := c.Client.CoreV1().Nodes().Get(ctx, target.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, noNode(ctx, c, target)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading node %s: %w", target.Name, err)
+	}
+	own := *c
+	own.Namespace = nodeNamespace(target)
+	return &NodePlacement{
+		Target: target, cluster: &own, node: node,
+		Platform: buildflags.Platform{OS: node.Status.NodeInfo.OperatingSystem, Arch: node.Status.NodeInfo.Architecture},
+	}, nil
+}
+
+func noNode(ctx context.Context, c *Cluster, target Target) error {
+	list, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{Limit: 20})
+	if err != nil {
+		return fmt.Errorf("there is no node %q", target.Name)
+	}
+	var names []string
+	for _, n := range list.Items {
+		names = append(names, n.Name)
+	}
+	return fmt.Errorf("there is no node %q; there is %s", target.Name, strings.Join(names, ", "))
+}
+
+// LDFlags give a component of Kubernetes the version that the node's has, for
+// components whose version the node tells; else they are empty.
+func (p *NodePlacement) LDFlags() string {
+	info := p.node.Status.NodeInfo
+	version := map[string]string{"kubelet": info.KubeletVersion}[p.Target.program()]
+	if version == "" {
+		return ""
+	}
+	major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	var flags []string
+	// The variables that Kubernetes' own build sets (hack/lib/version.sh).
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		flags = append(flags, "-X "+pkg+".gitVersion="+version, "-X "+pkg+".gitMajor="+major, "-X "+pkg+".gitMinor="+minor)
+	}
+	return strings.Join(flags, " ")
+}
+
+// Check tells, before anything is built, what would keep Launch from its work: a
+// [*RightsError], or [ErrSession].
+func (p *NodePlacement) Check(ctx context.Context, _ Options) error {
+	if err := checkNodeRights(ctx, p.cluster); err != nil {
+		return err
+	}
+	namespace, err := p.cluster.Client.CoreV1().Namespaces().Get(ctx, p.cluster.Namespace, metav1.GetOptions{})
+	if err != nil || namespace.DeletionTimestamp != nil {
+		return nil //nolint:nilerr // as a rule there is none, and Launch decides
+	}
+	return sessionExists(ctx, p.cluster, nodeSecret, p.Target.String())
+}
