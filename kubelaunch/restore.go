@@ -53,6 +53,9 @@ func undoSteps(ctx context.Context, j *journal, steps []step, progress func(stri
 	var errs []error
 	released, deleted := false, false
 	for _, s := range slices.Backward(steps) {
+		if s.Kind == stepNamespace && len(errs) > 0 {
+			break // the journal and the keys are in it
+		}
 		var err error
 		switch {
 		case s.Kind == stepAdopt && !released:

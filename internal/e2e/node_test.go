@@ -5,13 +5,13 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,50 +19,25 @@ import (
 	"github.com/kubedelve/kubedelve/internal/testcluster"
 )
 
-// nodeCluster makes a cluster of its own, whose node a test may break.
-func nodeCluster(t *testing.T, flavour string) *testcluster.Cluster {
-	t.Helper()
-	if noCluster != nil {
-		t.Skip(noCluster)
-	}
-	t.Parallel()
-	c, err := testcluster.StartNode(t.Context(), "node-"+flavour, flavour, cluster.Programs, os.Stderr)
+// kubelets compiles a kubelet for debugging once, before tests run side by side: with an
+// empty cache it takes all processors for minutes.
+var kubelets = sync.OnceValue(func() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	k, err := cluster.Programs.Kubernetes(ctx)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	t.Cleanup(func() {
-		if err := c.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-// kubeModule is the module that requires Kubernetes.
-func kubeModule() string { return filepath.Join(cluster.Programs.Root, "testdata", "cluster", "kube") }
-
-// kubeEnv is how the node's own kubelet was built.
-var kubeEnv = []string{"CGO_ENABLED=0", "GOFLAGS=-buildvcs=false"}
+	return errors.Join(k.Compile(ctx), k.Close())
+})
 
 // withinBuild is a context for one build of a kubelet and what follows: linking alone takes
 // 12 s of a quiet core.
 func withinBuild(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// kubeletSource is the kubelet's main file, in Go's module cache.
-func kubeletSource(t *testing.T) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Dir}}", "k8s.io/kubernetes/pkg/kubelet")
-	cmd.Dir = kubeModule()
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(strings.TrimSpace(string(out)), "kubelet.go")
 }
 
 // lineIn finds the first line with the text in a function.
@@ -81,25 +56,25 @@ func lineIn(t *testing.T, path, function, text string) int {
 }
 
 // kubeletConfig is what launch.json says for the node's kubelet.
-func kubeletConfig(c *testcluster.Cluster) map[string]any {
+func (s *nodeSession) config() map[string]any {
 	return map[string]any{
 		"type": "kubedelve", "request": "launch", "name": "kubelet",
-		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": c.Refs["agent"]},
+		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": s.Refs["agent"]},
 		"program": "k8s.io/kubernetes/cmd/kubelet",
-		"build":   map[string]any{"dir": kubeModule()},
+		"build":   map[string]any{"dir": s.kube.Dir},
 	}
 }
 
 // debugKubelet is F5 on the kubelet's configuration.
-func debugKubelet(t *testing.T, c *testcluster.Cluster, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
+func (s *nodeSession) debug(t *testing.T, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	adapter, err := c.BeginAdapter(testcluster.Command{Dir: kubeModule(), Env: kubeEnv})
+	adapter, err := s.BeginAdapter(testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = adapter.Kill() })
 	began := time.Now()
-	d, _, err := editor.Start(withinBuild(t), adapter, "launch", kubeletConfig(c), breakpoints...)
+	d, _, err := editor.Start(withinBuild(t), adapter, "launch", s.config(), breakpoints...)
 	if err != nil {
 		_ = d.Close()
 		_, stderr, _ := adapter.Wait(within(t))
@@ -150,9 +125,10 @@ func podAtBreakpoint(t *testing.T, d *editor.Debugger, at editor.Breakpoint, fun
 	}
 }
 
-// nodeSession is a test's own cluster, and how things were before.
+// nodeSession is a test's own cluster, whose node it may break, and how things were before.
 type nodeSession struct {
 	*testcluster.Cluster
+	kube      *testcluster.Kubernetes
 	namespace *testcluster.Namespace
 	before    testcluster.NodeState
 	ready     string
@@ -161,13 +137,39 @@ type nodeSession struct {
 
 func newNodeSession(t *testing.T, flavour string) *nodeSession {
 	t.Helper()
-	c := nodeCluster(t, flavour)
+	if noCluster != nil {
+		t.Skip(noCluster)
+	}
+	if err := kubelets(); err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel()
+	c, err := testcluster.StartNode(t.Context(), "node-"+flavour, flavour, cluster.Programs, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := c.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	kube, err := cluster.Programs.Kubernetes(t.Context()) // one after the other
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := kube.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	ctx := within(t)
 	n, err := c.NewNamespace(ctx, "kubelet-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &nodeSession{Cluster: c, namespace: n}
+	s := &nodeSession{Cluster: c, kube: kube, namespace: n}
 	if s.ready, _, s.version, err = c.NodeCondition(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +213,7 @@ func (s *nodeSession) restored(t *testing.T) {
 // kubelet is "kubedelve debug node/node1:kubelet".
 func (s *nodeSession) kubelet(args ...string) testcluster.Command {
 	return testcluster.Command{
-		Dir: kubeModule(), Env: kubeEnv,
+		Dir: s.kube.Dir, Env: testcluster.KubeEnv,
 		Args: append([]string{"node/node1:kubelet", "--program", "k8s.io/kubernetes/cmd/kubelet", "--listen", "127.0.0.1:0"}, args...),
 	}
 }
@@ -227,19 +229,20 @@ func (s *nodeSession) processOf(t *testing.T, command string) string {
 }
 
 // A breakpoint in the kubelet is hit by a pod that is created. While the kubelet is
-// halted, for longer than a node may be silent, the node stays Ready; after the
-// session all is as before.
+// halted, for longer than a node may be silent, the node stays Ready. A line is added and
+// saved: the kubelet is swapped, and its breakpoints are hit again. After the session
+// all is as before.
 func (s *nodeSession) breakpoints(t *testing.T) {
-	path := kubeletSource(t)
-	const name = "probe"
-	condition := fmt.Sprintf("pod.ObjectMeta.Name == %q", name)
-	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", "kl.podManager.AddPod(pod)"), Condition: condition}
-	sync := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) SyncPod(", "logger := "), Condition: condition}
-	d, adapter := debugKubelet(t, s.Cluster, additions, sync)
-	if err := s.namespace.CreatePod(within(t), name, "middle"); err != nil {
+	path := s.kube.Kubelet()
+	const add = "kl.podManager.AddPod(pod)"
+	condition := func(name string) string { return fmt.Sprintf("pod.ObjectMeta.Name == %q", name) }
+	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", add), Condition: condition("first")}
+	syncs := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) SyncPod(", "logger := "), Condition: condition("first")}
+	d, adapter := s.debug(t, additions, syncs)
+	if err := s.namespace.CreatePod(within(t), "first", "middle"); err != nil {
 		t.Fatal(err)
 	}
-	podAtBreakpoint(t, d, additions, "HandlePodAdditions", name)
+	podAtBreakpoint(t, d, additions, "HandlePodAdditions", "first")
 	for began := time.Now(); time.Since(began) < halted(t); {
 		s.fine(t)
 		select {
@@ -250,14 +253,15 @@ func (s *nodeSession) breakpoints(t *testing.T) {
 	if err := d.Continue(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	podAtBreakpoint(t, d, sync, "SyncPod", name)
-	if err := d.SetBreakpoints(within(t), editor.Breakpoint{Path: path, Line: sync.Line, Condition: "false"}); err != nil {
+	podAtBreakpoint(t, d, syncs, "SyncPod", "first")
+	additions.Condition = condition("second")
+	if err := d.SetBreakpoints(within(t), additions); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Continue(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.namespace.AwaitPodRunning(within(t), name); err != nil {
+	if err := s.namespace.AwaitPodRunning(within(t), "first"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.AwaitOutput(within(t), "renews its Lease again"); err != nil {
@@ -266,11 +270,49 @@ func (s *nodeSession) breakpoints(t *testing.T) {
 	// The kubelet's own view of the runtime is older than 30 s when it goes on: it may
 	// call itself NotReady until it has looked again.
 	s.fineAgain(t)
+
+	t.Log("one line is added and saved")
+	saved := time.Now()
+	if err := editor.Edit(path, editor.InPlace, func(text string) string {
+		return strings.Replace(text, add, `println("a line more for", pod.Name)`+"\n\t\t"+add, 1)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	additions.Line++
+	if err := d.Mark(within(t), additions); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.AwaitVerified(within(t), additions); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("from the save to a kubelet that runs: %.1f s", time.Since(saved).Seconds())
+	if err := s.namespace.CreatePod(within(t), "second", "middle"); err != nil {
+		t.Fatal(err)
+	}
+	podAtBreakpoint(t, d, additions, "HandlePodAdditions", "second")
+	if err := d.Continue(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.AwaitOutput(within(t), "a line more for second"); err != nil {
+		t.Error(err)
+	}
+	if err := s.namespace.AwaitPodRunning(within(t), "second"); err != nil {
+		t.Fatal(err)
+	}
+	s.fineAgain(t)
+	if got := ends(d); len(got) > 0 {
+		t.Errorf("the editor was told of an end: %q", got)
+	}
 	began := time.Now()
 	leave(t, d, adapter)
 	t.Logf("from stop to everything restored: %.1f s", time.Since(began).Seconds())
-	if err := s.namespace.DeletePod(within(t), name); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"first", "second"} {
+		if err := s.namespace.DeletePod(within(t), name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.restored(t)
 }

@@ -256,9 +256,14 @@ func (h *Helper) look(j *journal) (over bool, err error) {
 // Become turns this process into the original of a session's folder.
 func Become(dir string) (int, error) {
 	j, err := readJournal(dir)
-	if err != nil || j == nil {
+	lock, lockErr := tryLock(dir)
+	if errors.Is(lockErr, fs.ErrNotExist) || lockErr == nil && lock == nil {
+		return 0, nil // somebody else is about to
+	}
+	if err = errors.Join(err, lockErr); err != nil || j == nil {
 		return 1, errors.Join(err, fmt.Errorf("there is no journal in %s", dir))
 	}
+	defer func() { _ = lock.Close() }() // it is held until the process has become the original
 	if err := j.Service.Process.assume(); err != nil {
 		return 1, err
 	}
@@ -292,6 +297,9 @@ func (h *Helper) lookUnit(j *journal) (over bool, err error) {
 		return true, removeDir(h.dir)
 	case now.active == "failed" || now.sub == "auto-restart":
 		h.log.Warn("the stand-in was ended: starting the original", "unit", unit.Name)
+		if err := evict(h.dir, evictGrace); err != nil {
+			return false, err
+		}
 		if err := unit.restore(true); err != nil {
 			return false, err
 		}

@@ -116,6 +116,10 @@ func standInUnit(ctx context.Context, dir string, j *journal, original []string,
 
 // restoreUnit makes systemd replace this process by the original.
 func restoreUnit(ctx context.Context, dir string, unit *Unit) (int, error) {
+	// With KillMode=process or none systemd leaves them.
+	if err := evict(dir, evictGrace); err != nil {
+		return 1, err
+	}
 	if err := unit.restore(false); err != nil {
 		return 1, err
 	}
@@ -161,6 +165,7 @@ func keep(s *Service, dir string, log *slog.Logger) (int, error) {
 	if err != nil {
 		return fail(err)
 	}
+	defer func() { _ = lock.Close() }() // not before: whoever gets it starts the original
 	ends := make(chan os.Signal, 1)
 	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
 	if err := s.Process.stop(stopGrace); err != nil {
@@ -218,9 +223,10 @@ func Hold(ctx context.Context, dir string, agent Agent) (int, error) {
 // become is how the original comes back: the process turns into it. It returns only
 // if that fails.
 func become(p *Process, dir string) (int, error) {
+	evictErr := evict(dir, evictGrace)
 	removeErr := removeDir(dir)
 	err := syscall.Exec(p.Exe, p.Argv, p.Env) //nolint:gosec // what ran here before
-	return 1, errors.Join(fmt.Errorf("starting the original %s: %w", p.Exe, err), removeErr)
+	return 1, errors.Join(fmt.Errorf("starting the original %s: %w", p.Exe, err), evictErr, removeErr)
 }
 
 // tryLock returns nil if somebody holds the session's lock. It fails if there is none.

@@ -3,6 +3,7 @@
 package testcluster
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
@@ -13,3 +14,13 @@ func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: t
 
 // quit ends a Go program with the stacks of its goroutines.
 func quit(p *os.Process) error { return p.Signal(syscall.SIGQUIT) }
+
+// tryLock takes the exclusive lock on a file unless somebody else has it. It ends when
+// the file is closed.
+func tryLock(f *os.File) (bool, error) {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
+		return false, nil
+	}
+	return err == nil, os.NewSyscallError("flock", err)
+}
