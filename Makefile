@@ -62,8 +62,9 @@ integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFI
 	go test -tags integration -count=1 -timeout 40m -v ./internal/e2e | .ci/noskip
 
 .PHONY: test-long
-test-long: ## the end-to-end tests that "make test" cuts short, at full length
+test-long: ## the end-to-end tests that "make test" cuts short, at full length, and a kubelet halted for ten minutes
 	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts|KillAfterEachWrite' -v ./internal/e2e | .ci/noskip
+	KUBEDELVE_TEST_HALT=10m go test -tags integration -count=1 -timeout 60m -v -run 'TestIntegrationNode(Process|Unit)/kubelet/breakpoints' ./internal/e2e | .ci/noskip
 
 .PHONY: fmt
 fmt: ## format all Go files, imports in order

@@ -19,9 +19,9 @@ import (
 	"github.com/kubedelve/kubedelve/internal/testcluster"
 )
 
-// kubelets compiles a kubelet for debugging once, before tests run side by side: with an
+// compiled compiles a kubelet for debugging once, before tests run side by side: with an
 // empty cache it takes all processors for minutes.
-var kubelets = sync.OnceValue(func() error {
+var compiled = sync.OnceValue(func() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	k, err := cluster.Programs.Kubernetes(ctx)
@@ -56,17 +56,17 @@ func lineIn(t *testing.T, path, function, text string) int {
 }
 
 // kubeletConfig is what launch.json says for the node's kubelet.
-func (s *nodeSession) config() map[string]any {
+func (s *nodeSession) config(hold string) map[string]any {
 	return map[string]any{
 		"type": "kubedelve", "request": "launch", "name": "kubelet",
-		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": s.Refs["agent"]},
+		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": s.Refs["agent"], "hold": hold},
 		"program": "k8s.io/kubernetes/cmd/kubelet",
 		"build":   map[string]any{"dir": s.kube.Dir},
 	}
 }
 
 // debugKubelet is F5 on the kubelet's configuration.
-func (s *nodeSession) debug(t *testing.T, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
+func (s *nodeSession) debug(t *testing.T, hold string, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
 	adapter, err := s.BeginAdapter(testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv})
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *nodeSession) debug(t *testing.T, breakpoints ...editor.Breakpoint) (*ed
 	}
 	t.Cleanup(func() { _ = adapter.Kill() })
 	began := time.Now()
-	d, _, err := editor.Start(withinBuild(t), adapter, "launch", s.config(), breakpoints...)
+	d, _, err := editor.Start(withinBuild(t), adapter, "launch", s.config(hold), breakpoints...)
 	if err != nil {
 		_ = d.Close()
 		_, stderr, _ := adapter.Wait(within(t))
@@ -140,7 +140,10 @@ func newNodeSession(t *testing.T, flavour string) *nodeSession {
 	if noCluster != nil {
 		t.Skip(noCluster)
 	}
-	if err := kubelets(); err != nil {
+	if err := testcluster.SupportedNode(); err != nil {
+		t.Skip(err)
+	}
+	if err := compiled(); err != nil {
 		t.Fatal(err)
 	}
 	t.Parallel()
@@ -155,28 +158,33 @@ func newNodeSession(t *testing.T, flavour string) *nodeSession {
 			t.Error(err)
 		}
 	})
-	kube, err := cluster.Programs.Kubernetes(t.Context()) // one after the other
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := kube.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	ctx := within(t)
 	n, err := c.NewNamespace(ctx, "kubelet-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &nodeSession{Cluster: c, kube: kube, namespace: n}
+	s := &nodeSession{Cluster: c, namespace: n}
 	if s.ready, _, s.version, err = c.NodeCondition(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s.before, err = c.NodeState(ctx); err != nil {
+	return s
+}
+
+// checkOut gets the kubelet's sources, which one test at a time has, and notes how the node is.
+func (s *nodeSession) checkOut(t *testing.T) {
+	t.Helper()
+	var err error
+	if s.kube, err = cluster.Programs.Kubernetes(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return s
+	t.Cleanup(func() {
+		if err := s.kube.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if s.before, err = s.NodeState(within(t)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // fine checks that the cluster sees nothing of what is done to the node.
@@ -232,18 +240,18 @@ func (s *nodeSession) processOf(t *testing.T, command string) string {
 // halted, for longer than a node may be silent, the node stays Ready. A line is added and
 // saved: the kubelet is swapped, and its breakpoints are hit again. After the session
 // all is as before.
-func (s *nodeSession) breakpoints(t *testing.T) {
+func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 	path := s.kube.Kubelet()
 	const add = "kl.podManager.AddPod(pod)"
 	condition := func(name string) string { return fmt.Sprintf("pod.ObjectMeta.Name == %q", name) }
 	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", add), Condition: condition("first")}
 	syncs := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) SyncPod(", "logger := "), Condition: condition("first")}
-	d, adapter := s.debug(t, additions, syncs)
+	d, adapter := s.debug(t, "", additions, syncs)
 	if err := s.namespace.CreatePod(within(t), "first", "middle"); err != nil {
 		t.Fatal(err)
 	}
 	podAtBreakpoint(t, d, additions, "HandlePodAdditions", "first")
-	for began := time.Now(); time.Since(began) < halted(t); {
+	for began := time.Now(); time.Since(began) < halted(t, halt); {
 		s.fine(t)
 		select {
 		case <-t.Context().Done():
@@ -317,13 +325,40 @@ func (s *nodeSession) breakpoints(t *testing.T) {
 	s.restored(t)
 }
 
-// halted is how long the kubelet is halted: a node counts as lost 50 s after the last
-// renewal of its Lease.
-func halted(t *testing.T) time.Duration {
+// A kubelet that is halted for longer than --hold goes on without breakpoints.
+func (s *nodeSession) held(t *testing.T) {
+	path := s.kube.Kubelet()
+	at := editor.Breakpoint{
+		Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", "kl.podManager.AddPod(pod)"),
+		Condition: `pod.ObjectMeta.Name == "held"`,
+	}
+	d, adapter := s.debug(t, "10s", at)
+	if err := s.namespace.CreatePod(within(t), "held", "middle"); err != nil {
+		t.Fatal(err)
+	}
+	podAtBreakpoint(t, d, at, "HandlePodAdditions", "held")
+	for _, text := range []string{"is renewed on its behalf, for 10s at most", "it goes on without breakpoints", "renews its Lease again"} {
+		if _, err := d.AwaitOutput(within(t), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.namespace.AwaitPodRunning(within(t), "held"); err != nil {
+		t.Fatal(err)
+	}
+	s.fineAgain(t)
+	leave(t, d, adapter)
+	if err := s.namespace.DeletePod(within(t), "held"); err != nil {
+		t.Fatal(err)
+	}
+	s.restored(t)
+}
+
+// halted is how long the kubelet is halted.
+func halted(t *testing.T, otherwise time.Duration) time.Duration {
 	t.Helper()
 	text := os.Getenv("KUBEDELVE_TEST_HALT")
 	if text == "" {
-		return 70 * time.Second
+		return otherwise
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
@@ -377,9 +412,10 @@ func (s *nodeSession) kills(t *testing.T, kill map[string][]string) {
 
 // A client that is killed at any stage leaves what restore puts back; and if nobody
 // comes, the agent puts the original back alone.
-func (s *nodeSession) killedClient(t *testing.T, stages ...string) {
+func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) testcluster.Command, stages ...string) {
+	target := begin().Args[0]
 	for _, stage := range stages {
-		p, err := s.Begin(s.kubelet("--ttl", "1h"))
+		p, err := s.Begin(begin("--ttl", "1h"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,14 +423,11 @@ func (s *nodeSession) killedClient(t *testing.T, stages ...string) {
 		if killErr := p.Kill(); err != nil || killErr != nil {
 			t.Fatal(err, killErr)
 		}
-		result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:kubelet"}})
-		if err != nil || result.Code != 0 {
-			t.Fatalf("killed at %q: restore ends with code %d, %v: %s", stage, result.Code, err, result.Stderr)
-		}
+		s.restore(t, target)
 		t.Logf("killed at %q and restored", stage)
 		s.restored(t)
 	}
-	p, err := s.Begin(s.kubelet("--ttl", "5s"))
+	p, err := s.Begin(begin("--ttl", "5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,28 +441,67 @@ func (s *nodeSession) killedClient(t *testing.T, stages ...string) {
 	if err := s.AwaitNodeState(within(t), s.before); err != nil {
 		t.Fatal(err)
 	}
-	if result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:kubelet"}}); err != nil || result.Code != 0 {
-		t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
-	}
+	s.restore(t, target)
 	s.restored(t)
 }
 
-// The kubelet as a process that nobody supervises.
+// restore is "kubedelve restore".
+func (s *nodeSession) restore(t *testing.T, target string) {
+	t.Helper()
+	result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", target}})
+	if err != nil || result.Code != 0 {
+		t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
+	}
+}
+
+// allStages are those of a session on a node.
+var allStages = []string{"claiming", "starting a helper", "uploading", "looking for", "taking the place", "loading", "ready"}
+
+// The kubelet as a process that nobody supervises, and a small service.
 func TestIntegrationNodeProcess(t *testing.T) {
 	s := newNodeSession(t, "plain")
-	t.Run("breakpoints", s.breakpoints)
-	t.Run("kills", func(t *testing.T) {
-		s.kills(t, map[string][]string{"agent": {"hold"}, "keeper and agent": {"stand-in", "hold"}})
+	t.Run("kubelet", func(t *testing.T) {
+		s.checkOut(t)
+		// A node counts as lost 50 s after the last renewal of its Lease.
+		t.Run("breakpoints", func(t *testing.T) { s.breakpoints(t, 70*time.Second) })
+		t.Run("kills", func(t *testing.T) {
+			s.kills(t, map[string][]string{"agent": {"hold"}, "keeper and agent": {"stand-in", "hold"}})
+		})
+		t.Run("killed client", func(t *testing.T) { s.killedClient(t, s.kubelet, "taking the place", "ready") })
 	})
-	t.Run("killed client", func(t *testing.T) {
-		s.killedClient(t, "claiming", "starting a helper", "uploading", "looking for", "taking the place", "loading", "ready")
+	t.Run("service", func(t *testing.T) {
+		s.startProcess(t)
+		s.serviceKills(t, map[string]string{"component": "bin/", "Delve": "delve ", "agent": "hold ", "keeper": "stand-in "})
+		s.killedClient(t, s.ticker, allStages...)
 	})
 }
 
-// The kubelet as a unit of systemd, with kubeadm's drop-in.
+// The kubelet as a unit of systemd, with kubeadm's drop-in, and small services.
 func TestIntegrationNodeUnit(t *testing.T) {
 	s := newNodeSession(t, "kubeadm")
-	t.Run("breakpoints", s.breakpoints)
-	t.Run("kills", func(t *testing.T) { s.kills(t, map[string][]string{"agent": {"stand-in"}}) })
-	t.Run("killed client", func(t *testing.T) { s.killedClient(t, "taking the place", "ready") })
+	// Beside the other test, which has the kubelet's sources first.
+	t.Run("notify", func(t *testing.T) {
+		s.startUnit(t, "Type=notify\nWatchdogSec=2\nKillMode=process\n")
+		s.watchdog(t)
+		s.serviceKills(t, map[string]string{"component": "bin/", "Delve": "delve ", "agent": "stand-in "})
+		s.killedClient(t, s.ticker, allStages...)
+		s.reboot(t)
+	})
+	t.Run("simple", func(t *testing.T) {
+		s.startUnit(t, "Type=simple\n")
+		s.serviceKills(t, map[string]string{"component": "bin/", "agent": "stand-in "})
+	})
+	for _, kind := range []string{"notify", "simple"} {
+		t.Run("hidden folder "+kind, func(t *testing.T) {
+			s.startUnit(t, "Type="+kind+"\nInaccessiblePaths=-/var/lib/kubedelve\n")
+			s.hiddenFolder(t)
+		})
+	}
+	t.Run("kubelet", func(t *testing.T) {
+		s.checkOut(t)
+		t.Run("breakpoints", func(t *testing.T) { s.breakpoints(t, 20*time.Second) })
+		t.Run("held", s.held)
+		t.Run("kills", func(t *testing.T) { s.kills(t, map[string][]string{"agent": {"stand-in"}}) })
+		t.Run("killed client", func(t *testing.T) { s.killedClient(t, s.kubelet, "ready") })
+	})
 }

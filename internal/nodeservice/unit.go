@@ -182,8 +182,38 @@ func (u *Unit) replace(dir string) error {
 		if err := conn.ReloadContext(ctx); err != nil {
 			return fmt.Errorf("reloading systemd: %w", err)
 		}
-		return u.restart(ctx, conn)
+		if err := u.restart(ctx, conn); err != nil {
+			return err
+		}
+		return u.awaitProgram(ctx, conn, filepath.Join(dir, executable))
 	})
+}
+
+// awaitProgram waits until the unit's main process runs a program. systemd calls a unit of
+// Type=simple active when it has forked, before it can know whether there is that
+// program for it: the unit may have a root folder of its own, or may not see ours.
+func (u *Unit) awaitProgram(ctx context.Context, conn *dbus.Conn, program string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now, err := readUnit(ctx, conn, u.Name)
+		if err != nil {
+			return err
+		}
+		if now != nil && now.mainPID != 0 {
+			if exe, err := os.Readlink(proc(now.mainPID, "exe")); err == nil && exe == program {
+				return nil
+			}
+		}
+		if now == nil || now.mainPID == 0 && now.active != "active" {
+			return fmt.Errorf("%s can't run %s: does the unit hide that folder?", u.Name, program)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("starting %s in the place of %s: %w", program, u.Name, context.Cause(ctx))
+		}
+	}
 }
 
 // restart restarts the unit and waits until it is active.

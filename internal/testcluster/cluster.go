@@ -51,8 +51,8 @@ func Start(ctx context.Context, name string, programs *Programs, log io.Writer) 
 // StartNode makes a cluster of a flavour (see testdata/cluster) for tests that break
 // its node, whatever other cluster there is.
 func StartNode(ctx context.Context, name, flavour string, programs *Programs, log io.Writer) (*Cluster, error) {
-	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		return nil, fmt.Errorf("a cluster whose node may be broken: %w", ErrUnsupported)
+	if err := SupportedNode(); err != nil {
+		return nil, err
 	}
 	return start(ctx, name, "", flavour, programs, log)
 }
@@ -97,6 +97,14 @@ func start(ctx context.Context, name, kubeconfig, flavour string, programs *Prog
 func Supported() error {
 	if given() == "" && (runtime.GOOS != "linux" || os.Geteuid() != 0) {
 		return ErrUnsupported
+	}
+	return nil
+}
+
+// SupportedNode tells whether StartNode could make a cluster: the error is [ErrUnsupported].
+func SupportedNode() error {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		return fmt.Errorf("a cluster whose node may be broken: %w", ErrUnsupported)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ for p in /proc/[0-9]*; do
 	[ "$ppid" = $$ ] || [ "$ppid" = 0 -a $pid != 1 ] && continue
 	parent=$(tr '\0' ' ' 2>/dev/null < /proc/${ppid#0}/cmdline | cut -c1-60)
 	echo "process $argv| child of $parent| $(readlink $p/exe) in $(readlink $p/cwd)" \
-		"| $(tr '\n' ' ' < $p/cgroup) | limits $(md5sum < $p/limits) | environment $(sort -z $p/environ | grep -zv '^INVOCATION_ID=\|^JOURNAL_STREAM=\|^SYSTEMD_EXEC_PID=' | md5sum)" \
+		"| $(tr '\n' ' ' < $p/cgroup) | limits $(md5sum < $p/limits) | environment $(sort -z $p/environ | grep -zv '^INVOCATION_ID=\|^JOURNAL_STREAM=\|^SYSTEMD_EXEC_PID=\|^WATCHDOG_PID=' | md5sum)" \
 		"| $(cat $p/oom_score_adj) $(grep -h 'Uid\|Gid\|Groups\|CapBnd\|CapEff\|NoNewPrivs\|Seccomp:\|Umask' $p/status | tr '\n\t' '  ')" \
 		"| $(for n in mnt net pid ipc uts cgroup; do readlink $p/ns/$n; done | tr '\n' ' ')" \
 		"| $(for n in 0 1 2; do readlink $p/fd/$n | sed 's/^socket:.*/socket/'; done | tr '\n' ' ')"

@@ -54,6 +54,11 @@ func Build(ctx context.Context, dir string) (*Programs, error) {
 	return p, nil
 }
 
+// Add builds one program more, of a folder of this repository.
+func (p *Programs) Add(ctx context.Context, name, dir string) error {
+	return goBuild(ctx, p.Root, p.Path(name), "./"+filepath.ToSlash(dir))
+}
+
 // Path is that of one of the binaries.
 func (p *Programs) Path(name string) string { return filepath.Join(p.Dir, name) }
 
