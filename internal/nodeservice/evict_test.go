@@ -25,7 +25,7 @@ func TestEvict(t *testing.T) {
 	}
 	begin := func(name, script string) *exec.Cmd {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, shell, 0o700); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(path, shell, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		return child(t, script, func(cmd *exec.Cmd) { cmd.Path = path })
