@@ -251,12 +251,13 @@ func (s *nodeSession) reboot(t *testing.T) {
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	s.inNode(t, `rm -r /run/systemd/system/ticker.service.d; systemctl daemon-reload
-kill -9 `+strings.Join(append(s.ofSession(t, ""), s.ofSession(t, "bin/")...), " "))
-	s.answers(t, tickerPath)
-	if out := s.inNode(t, "ls /var/lib/kubedelve"); out == "" {
-		t.Error("the session's folder is gone, which is no test of a reboot")
+	all := slices.Concat(s.pids(t, "/kubedelve-agent "), s.ofSession(t, ""), s.ofSession(t, "bin/")) // the helper first
+	if len(all) != 5 {
+		t.Fatalf("the processes of the session are %q", all)
 	}
+	s.inNode(t, `rm -r /run/systemd/system/ticker.service.d; systemctl daemon-reload; kill -9 `+strings.Join(all, " "))
+	s.answers(t, tickerPath)
+	s.inNode(t, "ls /var/lib/kubedelve/*/journal.json") // which no reboot takes away
 	s.restore(t, "node/node1:ticker")
 	s.restored(t)
 }
