@@ -39,7 +39,7 @@ func TestBadCommandLinesAreRefusedWithTheWayOut(t *testing.T) {
 		{"an unknown flag", []string{"status", "--frob"}, exitUsage, "--frob"},
 		{"no target", []string{"debug"}, exitUsage, "name one target"},
 		{"two targets", []string{"debug", "deploy/a", "deploy/b"}, exitUsage, "name one target"},
-		{"a target of no known kind", []string{"debug", "pod/x"}, exitUsage, "write deploy/NAME or local"},
+		{"a target of no known kind", []string{"debug", "pod/x"}, exitUsage, "write deploy/NAME, node/NAME:SERVICE or local"},
 		{"a listener for the network", []string{"debug", "local", "--listen", "0.0.0.0:2345"}, exitUsage, "only a loopback address"},
 		{"a listener without a port", []string{"debug", "local", "--listen", "127.0.0.1"}, exitUsage, "write HOST:PORT"},
 		{"a port in use", []string{"debug", "local", "--listen", taken.Addr().String()}, exitError, "choose another port"},
