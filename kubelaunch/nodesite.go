@@ -1,6 +1,7 @@
 package kubelaunch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -239,12 +240,11 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 		return link{}, err
 	}
 	stage("looking for " + n.placement.Target.Service + " on the node")
-	node, err := l.client.Engage(ctx)
+	node, heard, err := askEngage(ctx, l)
 	if err != nil {
 		return link{}, err
 	}
-	n.service = node.Service
-	stage("taking the place of " + node.Service)
+	stage("taking the place of " + cmp.Or(node.Service, n.placement.Target.Service))
 	ctx, cancel := context.WithTimeoutCause(ctx, undoTimeout, fmt.Errorf("it took longer than %v", undoTimeout))
 	defer cancel()
 	for {
@@ -255,11 +255,14 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 		hello, err := next.client.Hello(ctx)
 		switch {
 		case err == nil && hello.Node != nil && hello.Node.Engaged:
+			n.service = hello.Node.Service
 			return next, nil
 		case err == nil && hello.Node != nil && hello.Node.Problem != "":
-			err = fmt.Errorf("taking the place of %s: %s", node.Service, hello.Node.Problem)
+			err = fmt.Errorf("taking the place of %s: %s", cmp.Or(node.Service, n.placement.Target.Service), hello.Node.Problem)
 		case ctx.Err() != nil:
-			err = fmt.Errorf("taking the place of %s: %w", node.Service, context.Cause(ctx))
+			err = fmt.Errorf("taking the place of %s: %w", cmp.Or(node.Service, n.placement.Target.Service), context.Cause(ctx))
+		case err == nil && !heard:
+			node, heard, err = askEngage(ctx, next)
 		default:
 			err = nil // it was the agent that is about to go
 		}
@@ -268,6 +271,20 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 			return link{}, err
 		}
 	}
+}
+
+// askEngage asks an agent to take the service's place. If the tunnel ends before the answer
+// is there, heard is false: the agent may be about to go, or may not know of it.
+func askEngage(ctx context.Context, l link) (node agentapi.Node, heard bool, err error) {
+	answer, err := l.client.Engage(ctx)
+	var said *agentapi.Error
+	switch {
+	case err == nil:
+		return *answer, true, nil
+	case errors.As(err, &said) || ctx.Err() != nil:
+		return node, false, err
+	}
+	return node, false, nil
 }
 
 // letGo resumes the component without breakpoints.
