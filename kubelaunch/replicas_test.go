@@ -290,7 +290,7 @@ func TestPodsMadeSideBySideAreInOneJournal(t *testing.T) {
 	cluster, client := fakeCluster(nil)
 	set := newReplicaSet(t, client, replicas)
 	w := newWorkload(&Placement{
-		Target: Target{KindDeployment, "web"}, Container: "app", cluster: cluster, replicaSet: set.set,
+		Target: Target{Kind: KindDeployment, Name: "web"}, Container: "app", cluster: cluster, replicaSet: set.set,
 		deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
 			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}},
 		}},
@@ -358,7 +358,7 @@ func TestAReplicaJoinsOnlyWhereThereIsRoomForIt(t *testing.T) {
 				return true, member, client.Tracker().Update(podResource, member, "shop")
 			})
 			w := newWorkload(&Placement{
-				Target: Target{KindDeployment, "web"}, cluster: cluster, replicaSet: set.set,
+				Target: Target{Kind: KindDeployment, Name: "web"}, cluster: cluster, replicaSet: set.set,
 				deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: ptr.To(test.want)}},
 			}, Options{}, 2)
 			w.journal, w.session, w.pod = openTestJournal(t, cluster), "1a2b3c4d", ours
@@ -395,7 +395,7 @@ func TestHowManyPods(t *testing.T) {
 		{ptr.To[int32](0), 2, 0},
 		{nil, 2, 0},
 	} {
-		p := &Placement{Target: Target{KindDeployment, "web"}, deployment: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: test.has}}}
+		p := &Placement{Target: Target{Kind: KindDeployment, Name: "web"}, deployment: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: test.has}}}
 		got, err := p.Pods(Options{Replicas: test.asked})
 		if got != test.want || (err == nil) != (test.want > 0) {
 			t.Errorf("%d of %v: got %d, %v, want %d", test.asked, test.has, got, err, test.want)
