@@ -59,7 +59,14 @@ unit: ## unit tests, with the race detector
 .PHONY: integration
 integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFIG)
 	go -C testdata/cluster test -tags integration -count=1 -timeout 20m -v . | .ci/noskip
-	go test -tags integration -count=1 -timeout 40m -v ./internal/e2e | .ci/noskip
+	go test -tags integration -count=1 -timeout 40m -skip '$(NODES)' -v ./internal/e2e | .ci/noskip
+
+# These compile a kubelet, which takes twelve minutes of a core the first time.
+NODES := ^TestIntegrationNode(Process|Unit)$$
+
+.PHONY: test-nodes
+test-nodes: ## services of nodes, end to end: breakpoints in a kubelet, on both flavours of the cluster
+	go test -tags integration -count=1 -timeout 60m -run '$(NODES)' -v ./internal/e2e | .ci/noskip
 
 .PHONY: test-long
 test-long: ## the end-to-end tests that "make test" cuts short, at full length, and a kubelet halted for ten minutes

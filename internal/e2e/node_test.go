@@ -282,7 +282,8 @@ func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 	t.Log("one line is added and saved")
 	saved := time.Now()
 	if err := editor.Edit(path, editor.InPlace, func(text string) string {
-		return strings.Replace(text, add, `println("a line more for", pod.Name)`+"\n\t\t"+add, 1)
+		// println would write word by word, with other lines in between.
+		return strings.Replace(text, add, `fmt.Fprintf(os.Stderr, "a line more for %s\n", pod.Name)`+"\n\t\t"+add, 1)
 	}); err != nil {
 		t.Fatal(err)
 	}
