@@ -8,7 +8,7 @@ import (
 // How long saying goodbye to Delve may take, all in all. If the session ends
 // it is no more than politeness: what matters is done by Session.Close.
 const (
-	leaveTimeout = 5 * time.Second
+	leaveTimeout = 10 * time.Second
 	endTimeout   = time.Second
 )
 

@@ -105,6 +105,7 @@ func TestClientVanishes(t *testing.T) {
 			first.disconnect()
 			d.runsOn()
 			for _, moment := range moments {
+				t.Logf("a client vanishes %s", moment.name)
 				e := connectTo(context.Background(), t, srv)
 				moment.do(e)
 				if how == "resets" {
@@ -120,7 +121,7 @@ func TestClientVanishes(t *testing.T) {
 				}
 				d.runsOn()
 				if t.Failed() {
-					t.Fatalf("... after a client that vanished %s", moment.name)
+					return
 				}
 			}
 			// All is as it was: breakpoints can be set and are hit, once.
