@@ -118,9 +118,7 @@ func TestCancelOfSomethingUnknown(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t, "loop")
 	release := make(chan struct{})
-	l := launches(d)
-	l.launch = func(context.Context, *LaunchConfig, Reporter) (Session, error) { <-release; return d, nil }
-	e := connect(t, Config{Launcher: l})
+	e := connect(t, Config{Launcher: launchesAfter(release, d)})
 	e.CancelRequest()
 	wantError(e, idNotInitialized, `"cancel" came before initialize`)
 	e.initialize()

@@ -682,6 +682,13 @@ func launches(session Session) launcher {
 	return launcher{give, give}
 }
 
+// launchesAfter launches when release is closed.
+func launchesAfter(release <-chan struct{}, session Session) launcher {
+	l := launches(session)
+	l.launch = func(context.Context, *LaunchConfig, Reporter) (Session, error) { <-release; return session, nil }
+	return l
+}
+
 // editor is a scripted client. It remembers what it skipped.
 type editor struct {
 	*daptest.Client

@@ -231,9 +231,7 @@ func TestRestartWithoutARun(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t, "loop")
 	release := make(chan struct{})
-	l := launches(d)
-	l.launch = func(context.Context, *LaunchConfig, Reporter) (Session, error) { <-release; return d, nil }
-	e := connect(t, Config{Launcher: l})
+	e := connect(t, Config{Launcher: launchesAfter(release, d)})
 	e.RestartRequest(nil)
 	wantError(e, idNotInitialized, `"restart" came before initialize`)
 	e.initialize()

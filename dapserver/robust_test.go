@@ -394,9 +394,7 @@ func TestTenThousandEarlyRequests(t *testing.T) {
 	checkLeaks(t)
 	d := startDelve(t, "loop")
 	release := make(chan struct{})
-	l := launches(d)
-	l.launch = func(context.Context, *LaunchConfig, Reporter) (Session, error) { <-release; return d, nil }
-	e := connect(t, Config{Launcher: l})
+	e := connect(t, Config{Launcher: launchesAfter(release, d)})
 	e.initialize()
 	launch := e.request("launch", `{"target":"local"}`)
 	const n = 10_000
