@@ -55,31 +55,19 @@ type machine struct {
 }
 
 func newMachine(agentProgram, dir string, o Options) (*machine, error) {
-	agentID, clientID, err := tunnel.NewPair()
-	if err != nil {
-		return nil, err
-	}
-	agentPin, err := agentID.Pin()
-	if err != nil {
-		return nil, err
-	}
-	clientPin, err := clientID.Pin()
-	if err != nil {
-		return nil, err
-	}
-	id, err := newID()
+	id, err := newIdentity()
 	if err != nil {
 		return nil, err
 	}
 	config, err := json.Marshal(agentapi.Config{
-		Session: id, Identity: agentID, ClientPin: clientPin,
+		Session: id.session, Identity: id.agent, ClientPin: id.clientPin,
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(10 * time.Second), Temporary: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("local session: %w", err)
 	}
 	return &machine{
-		options: o, agentPath: agentProgram, dir: dir, session: id, config: config, own: clientID, agentPin: agentPin,
+		options: o, agentPath: agentProgram, dir: dir, session: id.session, config: config, own: id.client, agentPin: id.agentPin,
 		socket: filepath.Join(dir, agentSocket),
 	}, nil
 }
@@ -176,24 +164,11 @@ func (m *machine) dial(ctx context.Context) (*agentapi.Client, error) {
 
 // renew implements [site].
 func (m *machine) renew(ctx context.Context, stage func(string)) (link, error) {
-	pause := time.Second
-	for {
+	return persist(ctx, stage, func() (link, error) {
 		m.agent.end() // it may only be silent
 		stage("starting the agent")
-		l, err := m.begin(ctx)
-		if err == nil || ctx.Err() != nil {
-			return l, err
-		}
-		stage(fmt.Sprintf("%v; trying again in %v", err, pause))
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return link{}, context.Cause(ctx)
-		}
-		pause = min(2*pause, maxPause)
-	}
+		return m.begin(ctx)
+	})
 }
 
 // close implements [site].

@@ -93,19 +93,7 @@ func (p *NodePlacement) Launch(ctx context.Context, binary Binary, o Options) (s
 // journal.
 func (n *nodeSite) claim(ctx context.Context) error {
 	p, o := n.placement, n.options
-	agentID, clientID, err := tunnel.NewPair()
-	if err != nil {
-		return err
-	}
-	agentPin, err := agentID.Pin()
-	if err != nil {
-		return err
-	}
-	clientPin, err := clientID.Pin()
-	if err != nil {
-		return err
-	}
-	session, err := newID()
+	id, err := newIdentity()
 	if err != nil {
 		return err
 	}
@@ -114,28 +102,28 @@ func (n *nodeSite) claim(ctx context.Context) error {
 		return err
 	}
 	o.Progress("claiming " + p.Target.String())
-	if err := n.makeNamespace(ctx, session); err != nil {
+	if err := n.makeNamespace(ctx, id.session); err != nil {
 		return err
 	}
 	n.journal, err = openJournal(ctx, n.cluster, nodeSecret, record{
-		Version: journalVersion, Session: session, Target: p.Target.String(), UID: p.node.UID, Container: p.Target.Service,
+		Version: journalVersion, Session: id.session, Target: p.Target.String(), UID: p.node.UID, Container: p.Target.Service,
 		Owner: o.Owner, Created: time.Now().UTC().Truncate(time.Second),
-		Port: port, Client: clientID, Agent: agentPin,
+		Port: port, Client: id.client, Agent: id.agentPin,
 		Image: o.AgentImage, PullPolicy: o.PullPolicy,
 		Steps: []step{{Kind: stepNamespace}},
 	}, agentapi.Config{
-		Session: session, Listen: net.JoinHostPort(nodeAddress(p.node), strconv.Itoa(port)), Identity: agentID, ClientPin: clientPin,
+		Session: id.session, Listen: net.JoinHostPort(nodeAddress(p.node), strconv.Itoa(port)), Identity: id.agent, ClientPin: id.clientPin,
 		Service: p.Target.Service,
 		Grace:   agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(nodeStop),
 	})
 	if err != nil {
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return errors.Join(err, deleteNamespace(undoCtx, n.cluster, session))
+		return errors.Join(err, deleteNamespace(undoCtx, n.cluster, id.session))
 	}
 	n.address = podAddress{
 		namespace: n.cluster.Namespace, pod: helperPod, container: helperPod, port: port,
-		own: clientID, agentPin: agentPin, client: o.Owner,
+		own: id.client, agentPin: id.agentPin, client: o.Owner,
 	}
 	return nil
 }
@@ -364,26 +352,13 @@ func (n *nodeSite) connect(ctx context.Context, stage func(string)) (link, error
 
 // renew implements [site]: it takes the service's place once more.
 func (n *nodeSite) renew(ctx context.Context, stage func(string)) (link, error) {
-	pause := time.Second
-	for {
+	return persist(ctx, stage, func() (link, error) {
 		l, err := n.dial(ctx, stage, false)
-		if err == nil {
-			l, err = n.engage(ctx, l, stage)
+		if err != nil {
+			return link{}, err
 		}
-		var lost *LostError
-		if err == nil || ctx.Err() != nil || errors.As(err, &lost) {
-			return l, err
-		}
-		stage(fmt.Sprintf("%v; trying again in %v", err, pause))
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return link{}, context.Cause(ctx)
-		}
-		pause = min(2*pause, maxPause)
-	}
+		return n.engage(ctx, l, stage)
+	})
 }
 
 // rest ends what the site does by itself.

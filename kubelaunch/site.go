@@ -2,6 +2,9 @@ package kubelaunch
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
@@ -47,3 +50,23 @@ type link struct {
 type goneError struct{ text string }
 
 func (e *goneError) Error() string { return e.text }
+
+// persist tries to get a tunnel, after longer and longer pauses, until it has one, ctx has
+// ended, or others have ended the session ([*LostError]).
+func persist(ctx context.Context, stage func(string), try func() (link, error)) (link, error) {
+	for pause := time.Second; ; pause = min(2*pause, maxPause) {
+		l, err := try()
+		var lost *LostError
+		if err == nil || ctx.Err() != nil || errors.As(err, &lost) {
+			return l, err
+		}
+		stage(fmt.Sprintf("%v; trying again in %v", err, pause))
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return link{}, context.Cause(ctx)
+		}
+	}
+}

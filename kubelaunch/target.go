@@ -1,6 +1,7 @@
 package kubelaunch
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -39,7 +40,9 @@ func ParseTarget(s string) (Target, error) {
 	}
 	t := Target{Kind: known, Name: name}
 	if known == KindNode {
-		if t.Name, t.Service, ok = strings.Cut(name, ":"); !ok || t.Name == "" || t.Service == "" {
+		if t.Name, t.Service, _ = strings.Cut(name, ":"); t.Name == "" {
+			return Target{}, fmt.Errorf("target %q does not tell the node; write node/NAME:%s (kubectl get nodes has the names)", s, cmp.Or(t.Service, "kubelet"))
+		} else if t.Service == "" {
 			return Target{}, fmt.Errorf("target %q does not tell what to debug on the node; write node/%s:kubelet, or another unit or process there", s, t.Name)
 		}
 	}

@@ -52,19 +52,7 @@ type workload struct {
 // be known before the first pod is made.
 func (w *workload) claim(ctx context.Context) error {
 	p, o := w.placement, w.options
-	agentID, clientID, err := tunnel.NewPair()
-	if err != nil {
-		return err
-	}
-	agentPin, err := agentID.Pin()
-	if err != nil {
-		return err
-	}
-	clientPin, err := clientID.Pin()
-	if err != nil {
-		return err
-	}
-	session, err := newID()
+	id, err := newIdentity()
 	if err != nil {
 		return err
 	}
@@ -79,24 +67,24 @@ func (w *workload) claim(ctx context.Context) error {
 	}
 	o.Progress("claiming " + p.Target.String())
 	w.journal, err = openJournal(ctx, w.cluster, secretName(p.Target), record{
-		Version: journalVersion, Session: session, Target: p.Target.String(), UID: p.deployment.UID,
+		Version: journalVersion, Session: id.session, Target: p.Target.String(), UID: p.deployment.UID,
 		Container: p.Container, Owner: o.Owner, Created: time.Now().UTC().Truncate(time.Second),
-		Port: port, Client: clientID, Agent: agentPin,
+		Port: port, Client: id.client, Agent: id.agentPin,
 	}, agentapi.Config{
-		Session: session, Listen: fmt.Sprintf(":%d", port), Identity: agentID, ClientPin: clientPin,
+		Session: id.session, Listen: fmt.Sprintf(":%d", port), Identity: id.agent, ClientPin: id.clientPin,
 		Ports: portsOf(template, p.Container),
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL),
 		// The kubelet's own clock runs as well.
 		Stop: agentapi.Duration(max(stop-routeDelay-2*time.Second, time.Second)), Drain: agentapi.Duration(min(routeDelay, stop/2)),
 	})
 	w.address = podAddress{
-		namespace: w.cluster.Namespace, container: p.Container, port: port, own: clientID, agentPin: agentPin, client: o.Owner,
+		namespace: w.cluster.Namespace, container: p.Container, port: port, own: id.client, agentPin: id.agentPin, client: o.Owner,
 	}
 	w.platform = p.Platform
 	if err != nil {
 		return err
 	}
-	w.session, w.secret = session, w.journal.secret
+	w.session, w.secret = id.session, w.journal.secret
 	return w.findCommand(ctx)
 }
 
@@ -138,6 +126,27 @@ func podName(workload, session string, number int) string {
 
 // podMark comes after the workload's name in a pod's.
 func podMark(session string) string { return "-kubedelve-" + session }
+
+// identity is what a new session is known by.
+type identity struct {
+	session             string // its id
+	agent, client       tunnel.Identity
+	agentPin, clientPin string // by which each knows the other
+}
+
+func newIdentity() (id identity, err error) {
+	if id.agent, id.client, err = tunnel.NewPair(); err != nil {
+		return id, err
+	}
+	if id.agentPin, err = id.agent.Pin(); err != nil {
+		return id, err
+	}
+	if id.clientPin, err = id.client.Pin(); err != nil {
+		return id, err
+	}
+	id.session, err = newID()
+	return id, err
+}
 
 func newID() (string, error) {
 	var b [4]byte
@@ -440,23 +449,7 @@ func (w *workload) look(ctx context.Context) (*corev1.Pod, error) {
 // renew implements [site]. The workload may have changed since: all is read anew.
 func (w *workload) renew(ctx context.Context, stage func(string)) (link, error) {
 	w.patient = true
-	pause := time.Second
-	for {
-		l, err := w.replace(ctx, stage)
-		var lost *LostError
-		if err == nil || ctx.Err() != nil || errors.As(err, &lost) {
-			return l, err
-		}
-		stage(fmt.Sprintf("%v; trying again in %v", err, pause))
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return link{}, context.Cause(ctx)
-		}
-		pause = min(2*pause, maxPause)
-	}
+	return persist(ctx, stage, func() (link, error) { return w.replace(ctx, stage) })
 }
 
 // replace takes away what is left of pods before, and puts another one.
