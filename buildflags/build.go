@@ -2,7 +2,6 @@ package buildflags
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -54,14 +53,11 @@ func plan(ctx context.Context, cfg *Config, g *goCommand) (*buildPlan, error) {
 		g.setenv("GOOS", cfg.Platform.OS)
 		g.setenv("GOARCH", cfg.Platform.Arch)
 	}
-	env, err := g.readEnv(ctx)
+	env, err := g.supported(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &buildPlan{cfg: cfg, dir: g.dir, env: env, target: Platform{env.GOOS, env.GOARCH}}
-	if problem, ok := checkGoVersion(env.GOVERSION); !ok {
-		return nil, &ConfigError{Attr: "go", Message: fmt.Sprintf("%s in %s is %s: %s", g.path, g.dir, env.GOVERSION, problem.Message), Fix: problem.Fix}
-	}
 	flags, err := p.combineFlags(g)
 	if err != nil {
 		return nil, err

@@ -37,10 +37,7 @@ type Builder struct {
 // NewBuilder returns a Builder that has done nothing yet. log, to which the commands
 // go, may be nil.
 func NewBuilder(cfg Config, log *slog.Logger) *Builder {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Builder{cfg: cfg, log: log, keep: &keeper{}}
+	return &Builder{cfg: cfg, log: orDiscard(log), keep: &keeper{}}
 }
 
 // Build builds the program as its sources are now. It reports what it is doing, in

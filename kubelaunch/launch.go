@@ -109,31 +109,6 @@ func owner() string {
 // undoTimeout bounds an undo that nobody waits for, after Ctrl-C.
 const undoTimeout = 2 * time.Minute
 
-// Check tells, before anything is built, what would keep [Placement.Launch] from
-// its work: a [*RightsError] with all rights that are missing, a [*CommandError],
-// or [ErrSession] if somebody debugs the target already.
-func (p *Placement) Check(ctx context.Context, o Options) error {
-	if p.Command != nil && o.Command == nil {
-		if err := p.checkArguments(p.Command, o); err != nil {
-			return err
-		}
-	}
-	pods, err := p.Pods(o)
-	if err != nil {
-		return err
-	}
-	scale := p.exclusive() || (int(p.replicas()) > pods && !o.KeepReplicas)
-	if err := checkRights(ctx, p.cluster, scale, p.Command == nil && o.Command == nil); err != nil {
-		return err
-	}
-	// Only Launch decides for good whose the target is.
-	name := secretName(p.Target)
-	if _, err := readJournal(ctx, p.cluster, name); err != nil {
-		return nil //nolint:nilerr // as a rule there is none
-	}
-	return sessionExists(ctx, p.cluster, name, p.Target.String())
-}
-
 func secretName(t Target) string { return secretPrefix + t.Kind + "-" + t.Name }
 
 // Launch puts the binary in the container's place, under Delve, halted at its

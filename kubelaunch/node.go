@@ -71,16 +71,3 @@ func (p *NodePlacement) LDFlags() string {
 	}
 	return strings.Join(flags, " ")
 }
-
-// Check tells, before anything is built, what would keep Launch from its work: a
-// [*RightsError], or [ErrSession].
-func (p *NodePlacement) Check(ctx context.Context, _ Options) error {
-	if err := checkNodeRights(ctx, p.cluster); err != nil {
-		return err
-	}
-	namespace, err := p.cluster.Client.CoreV1().Namespaces().Get(ctx, p.cluster.Namespace, metav1.GetOptions{})
-	if err != nil || namespace.DeletionTimestamp != nil {
-		return nil //nolint:nilerr // as a rule there is none, and Launch decides
-	}
-	return sessionExists(ctx, p.cluster, nodeSecret, p.Target.String())
-}

@@ -30,6 +30,9 @@ func (e *CommandError) Error() string {
 	return fmt.Sprintf("%s starts its program through %q, %s; give the program's arguments after -- (or none, with just --)", e.Target, e.Command, e.Reason)
 }
 
+// noPodToRead is why a command line is not known.
+const noPodToRead = "no pod runs to read it from"
+
 // peek reads a running container's command line, which only its image knows: a
 // container without any rights is added to one of the workload's pods for a
 // moment, in the same PID namespace. It can't be taken out again, so the pod is
@@ -38,7 +41,7 @@ func (w *workload) peek(ctx context.Context) ([]string, error) {
 	p := w.placement
 	unknown := func(reason string) error { return &CommandError{Target: p.Target, Reason: reason} }
 	if len(p.pods) == 0 {
-		return nil, unknown("no pod runs to read it from")
+		return nil, unknown(noPodToRead)
 	}
 	pod := &p.pods[0]
 	cached := commandCache(pod, p.Container)

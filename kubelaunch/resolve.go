@@ -190,10 +190,12 @@ func (p *Placement) exclusive() bool {
 	return false
 }
 
-// replicas is what the Deployment asks for; it defaults to 1 in the API server.
-func (p *Placement) replicas() int32 {
-	if p.deployment.Spec.Replicas == nil {
+func (p *Placement) replicas() int32 { return replicasOf(p.deployment) }
+
+// replicasOf is what the Deployment asks for; it defaults to 1 in the API server.
+func replicasOf(d *appsv1.Deployment) int32 {
+	if d.Spec.Replicas == nil {
 		return 1
 	}
-	return *p.deployment.Spec.Replicas
+	return *d.Spec.Replicas
 }

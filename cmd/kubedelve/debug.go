@@ -125,6 +125,7 @@ With -o json each line of standard output is an object with the members event, s
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	addLogDAP(cmd, &f.logDAP)
 	addOutput(cmd, &f.output)
+	completeTargetFlags(cmd, g)
 	return cmd
 }
 

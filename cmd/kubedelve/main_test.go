@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,9 @@ func TestBadCommandLinesAreRefusedWithTheWayOut(t *testing.T) {
 		{"no cluster", []string{"status"}, exitError, "set KUBECONFIG"},
 		{"a session and all", []string{"restore", "x", "--all"}, exitUsage, "not both"},
 		{"a backend of no known kind", []string{"dap", "--backend", "udp:x"}, exitUsage, "tcp:HOST:PORT"},
+		{"a target that doctor does not know", []string{"doctor", "web"}, exitUsage, "write deploy/NAME, node/NAME:SERVICE or local"},
+		{"doctor without a cluster", []string{"doctor", "deploy/web"}, exitError, "a session of deploy/web would not begin"},
+		{"programs of a folder there is not", []string{"programs", "nofolder"}, exitError, "is not a directory"},
 		{"no such binary", []string{"inspect", "nofile"}, exitError, "nofile"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,6 +69,38 @@ func TestBadCommandLinesAreRefusedWithTheWayOut(t *testing.T) {
 				t.Errorf("%q does not lead to the help", stderr)
 			}
 		})
+	}
+}
+
+const twoContexts = `
+apiVersion: v1
+kind: Config
+clusters: [{name: c1, cluster: {server: "https://127.0.0.1:1"}}]
+contexts: [{name: b, context: {cluster: c1, user: u1}}, {name: a, context: {cluster: gone, user: u1, namespace: store}}]
+current-context: b
+`
+
+func TestContextsAreReadWithoutACluster(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(file, []byte(twoContexts), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for current, args := range map[string][]string{"b": nil, "a": {"--context", "a"}} {
+		code, stdout, stderr := runIn(t, nil, append([]string{"contexts", "-o", "json", "--kubeconfig", file}, args...)...)
+		var got struct {
+			Current  string
+			Contexts []contextInfo
+		}
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != exitOK {
+			t.Fatalf("exit code %d, %v in %q (%s)", code, err, stdout, stderr)
+		}
+		want := []contextInfo{{"a", "gone", "", "u1", "store"}, {"b", "c1", "https://127.0.0.1:1", "u1", "default"}}
+		if got.Current != current || !slices.Equal(got.Contexts, want) {
+			t.Errorf("got %+v, want %q of %+v", got, current, want)
+		}
+	}
+	if code, stdout, _ := runIn(t, nil, "contexts", "--kubeconfig", file); code != exitOK || !strings.Contains(stdout, "*         b") {
+		t.Errorf("the table is %q", stdout)
 	}
 }
 

@@ -21,7 +21,10 @@ func TestReference(t *testing.T) {
 	want.WriteString("# The command line\n\n" +
 		"kubedelve's own help, written by `make docs`. With `kubectl-delve` in PATH (`make build` makes the link) each\n" +
 		"of these is also `kubectl delve ...`.\n\n" +
-		"Exit codes: 0 done, 1 it failed, 2 the command line is wrong.\n")
+		"Exit codes of all commands: 0 done, 1 it failed (what failed is on standard error), 2 the command line is wrong. `debug` ends\n" +
+		"with 0 after Ctrl-C and if the program ended with 0; `inspect` and `doctor` with 1 if the answer is no.\n\n" +
+		"With `-o json` the answer is one JSON value on standard output, also with exit code 1 of `inspect` and `doctor`; `debug` and\n" +
+		"`restore` write an object a line. Members may be added in later versions.\n")
 	// Every command inherits the same flags: once is enough.
 	want.WriteString("\n## Flags of every command\n\n```\n" + trimLines(newRoot("kubedelve").PersistentFlags().FlagUsages()) + "```\n")
 	for _, cmd := range newRoot("kubedelve").Commands() {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/klog/v2"
 
 	"github.com/kubedelve/kubedelve/buildflags"
@@ -58,9 +59,10 @@ you stop, the cluster is as it was.`,
 	g.kube.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&g.logLevel, "log-level", "warn", "what is logged: debug, info, warn or error")
 	cmd.PersistentFlags().StringVar(&g.logFile, "log", "", "a file for the log, which is appended to, instead of standard error")
-	cmd.AddCommand(newDebug(g), newDAP(g), newStatus(g), newRestore(g), newInspect(g), newVersion())
+	cmd.AddCommand(newDebug(g), newDAP(g), newStatus(g), newRestore(g), newDoctor(g), newTargets(g), newContexts(g),
+		newNamespaces(g), newPrograms(g), newInspect(g), newVersion())
 	markUsage(cmd)
-	completeNamespaces(cmd, g)
+	completeGlobal(cmd, g)
 	return cmd
 }
 
@@ -121,11 +123,15 @@ func clusterOf(flags *genericclioptions.ConfigFlags) (*kubelaunch.Cluster, error
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	context := raw.CurrentContext
+	return kubelaunch.NewCluster(config, currentContext(flags, &raw), namespace)
+}
+
+// currentContext is the name of the context that the flags choose, or the kubeconfig.
+func currentContext(flags *genericclioptions.ConfigFlags, config *clientcmdapi.Config) string {
 	if flags.Context != nil && *flags.Context != "" {
-		context = *flags.Context
+		return *flags.Context
 	}
-	return kubelaunch.NewCluster(config, context, namespace)
+	return config.CurrentContext
 }
 
 // logger makes the logger that the flags ask for. Its file is closed with the

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +46,6 @@ func newStatus(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
 			if output == formatJSON {
 				if infos == nil {
 					infos = []kubelaunch.Info{}
@@ -62,11 +60,9 @@ func newStatus(g *global) *cobra.Command {
 				_, err := fmt.Fprintf(cmd.ErrOrStderr(), "No sessions %s.\n", where)
 				return err
 			}
-			table := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
-			_, _ = fmt.Fprintln(table, "SESSION\tNAMESPACE\tTARGET\tCONTAINER\tPOD\tOWNER\tAGE")
+			table := newTable(cmd, "SESSION", "NAMESPACE", "TARGET", "CONTAINER", "POD", "OWNER", "AGE")
 			for _, i := range infos {
-				_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.ID, i.Namespace, i.Target, i.Container, i.Pod, i.Owner,
-					time.Since(i.Created).Truncate(time.Second))
+				writeRow(table, i.ID, i.Namespace, i.Target, i.Container, i.Pod, i.Owner, time.Since(i.Created).Truncate(time.Second).String())
 			}
 			return table.Flush()
 		},

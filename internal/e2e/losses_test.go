@@ -235,23 +235,29 @@ func TestIntegrationRolloutDuringASession(t *testing.T) {
 	restored(t, n, "middle", during)
 }
 
+// fill makes a ResourceQuota, "full", that no other pod fits in.
+func fill(t *testing.T, n *testcluster.Namespace) {
+	t.Helper()
+	ctx := within(t)
+	quota := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Name: "full"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
+	}
+	if _, err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Create(ctx, quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.AwaitQuota(ctx, "full"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Where no other pod can be made, the session tells why and goes on trying.
 func TestIntegrationNoRoomForAnotherPod(t *testing.T) {
 	n := namespace(t, nil, allTiers...)
 	before := snapshot(t, n, "middle")
 	ctx := within(t)
 	p, ready := debugMiddle(t, n)
-	quota := &corev1.ResourceQuota{
-		ObjectMeta: metav1.ObjectMeta{Name: "full"},
-		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
-	}
-	quotas := cluster.Client.CoreV1().ResourceQuotas(n.Name)
-	if _, err := quotas.Create(ctx, quota, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := n.AwaitQuota(ctx, "full"); err != nil {
-		t.Fatal(err)
-	}
+	fill(t, n)
 	began := time.Now()
 	debugPod(t, n, true)
 	told := 0
@@ -263,7 +269,7 @@ func TestIntegrationNoRoomForAnotherPod(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := quotas.Delete(ctx, "full", metav1.DeleteOptions{}); err != nil {
+	if err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Delete(ctx, "full", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.AwaitEvent(ctx, "back"); err != nil {
