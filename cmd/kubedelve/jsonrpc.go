@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kubedelve/kubedelve/buildflags"
 	"github.com/kubedelve/kubedelve/dapserver"
 	"github.com/kubedelve/kubedelve/kubelaunch"
 )
@@ -54,6 +55,11 @@ func (d *debuggers) serveJSONRPC(ctx context.Context, client net.Conn) error {
 		return errors.Join(err, r.refuse(text))
 	}
 	d.stale.Store(true)
+	r.rules = d.launched.programs.sources(delve.Run().Binary.SHA256)
+	r.letGo = func() error {
+		d.note(fmt.Sprintf("%s has asked Delve to end; the program goes on without its breakpoints, and so does the session", me))
+		return d.clear(ctx, true)
+	}
 	return r.run(ctx, delve, release)
 }
 
@@ -67,24 +73,30 @@ func (d *debuggers) clearStale(ctx context.Context) {
 	if !d.stale.Swap(false) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
-	defer cancel()
-	conn, err := d.launched.session.Dial(ctx, kubelaunch.DialOptions{})
-	if err == nil {
-		_ = conn.SetDeadline(time.Now().Add(clearTimeout))
-		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-		err = clearBreakpoints(conn)
-		stop()
-	}
-	if err != nil {
+	if err := d.clear(ctx, false); err != nil {
 		d.log.Warn("clearing the breakpoints of the last debugger", "error", err)
 	}
 }
 
+// clear has Delve forget breakpoints while nobody is connected to it, see
+// clearBreakpoints.
+func (d *debuggers) clear(ctx context.Context, resume bool) error {
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	conn, err := d.launched.session.Dial(ctx, kubelaunch.DialOptions{})
+	if err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Now().Add(clearTimeout))
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	return clearBreakpoints(conn, resume)
+}
+
 // clearBreakpoints clears all of the user's breakpoints, leaves the component halted
-// or running as it was, and closes the connection to Delve (its API v2, see
-// service/rpc2 and service/api there).
-func clearBreakpoints(delve io.ReadWriteCloser) error {
+// or running as it was, or with resume running, and closes the connection to Delve (its
+// API v2, see service/rpc2 and service/api there).
+func clearBreakpoints(delve io.ReadWriteCloser, resume bool) error {
 	client := jsonrpc.NewClient(delve)
 	defer func() { _ = client.Close() }()
 	type state struct {
@@ -118,22 +130,26 @@ func clearBreakpoints(delve io.ReadWriteCloser) error {
 			err = errors.Join(err, client.Call("RPCServer.ClearBreakpoint", map[string]any{"Id": b.ID}, &none{}))
 		}
 	}
-	if running {
+	if running || resume {
 		client.Go("RPCServer.Command", map[string]any{"name": "continue"}, &none{}, nil) // has no answer before it stops
 	}
 	return err
 }
 
-// rpcRelay joins a JSON-RPC client to Delve. It changes no byte, but follows what
-// passes, so that a client whose connection is cut is told why: the protocol has
-// texts only in answers to requests.
+// rpcRelay joins a JSON-RPC client to Delve. It follows what passes, so that a client
+// whose connection is cut is told why: the protocol has texts only in answers to
+// requests. It changes no answer, and of the requests only names of files (rename) and
+// Detach, which would end Delve under the session: here it ends the client's part.
 type rpcRelay struct {
 	client net.Conn
+	rules  []buildflags.PathRule // for the names of files in requests
+	letGo  func() error          // is called for a client that detaches, when Delve is hung up
 
 	mu      sync.Mutex // guards all below
 	delve   io.ReadWriteCloser
 	pending map[string]bool // ids of requests without an answer
 	text    string          // why the client is refused; empty: it is not
+	detach  string          // the id of its request to detach; empty: none
 	cut     bool            // Delve's last message was passed on in part only
 }
 
@@ -162,6 +178,9 @@ func (r *rpcRelay) run(ctx context.Context, delve io.ReadWriteCloser, release fu
 	reading.Go(func() { // ends with Delve's connection, or when the client is gone
 		fromDelve = r.fromDelve(delve)
 		closeDelve()
+		if r.detaching() != "" {
+			return
+		}
 		release()
 		if r.why() != "" {
 			r.answerAll()
@@ -170,12 +189,25 @@ func (r *rpcRelay) run(ctx context.Context, delve io.ReadWriteCloser, release fu
 		_ = r.client.Close()
 	})
 	err := r.fromClient()
-	if r.why() == "" {
+	if id := r.detaching(); id != "" {
+		closeDelve()
+		reading.Wait()
+		err = errors.Join(err, r.letGo())
+		release()
+		r.answerDetach(id)
+	} else if r.why() == "" {
 		closeWrite(delve)
 	}
 	reading.Wait()
 	_ = r.client.Close()
 	return errors.Join(err, fromDelve)
+}
+
+// detaching is the id of the client's request to detach; empty if there was none.
+func (r *rpcRelay) detaching() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.detach
 }
 
 // fromDelve passes on what Delve sends.
@@ -202,34 +234,34 @@ func (r *rpcRelay) fromDelve(delve io.Reader) error {
 	}
 }
 
-// fromClient passes on what the client sends, until it ends its stream. A client
-// that is refused gets an answer to its next request, and is hung up.
+// fromClient passes on what the client sends, until it ends its stream or detaches. A
+// client that is refused gets an answer to its next request, and is hung up.
 func (r *rpcRelay) fromClient() error {
-	var stream rpcStream
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.client.Read(buf)
-		if n > 0 {
-			r.mu.Lock()
-			var late []string
-			stream.feed(buf[:n], func(id string) {
-				if r.text == "" {
-					r.pending[id] = true
-				} else {
-					late = append(late, id)
-				}
-			})
-			text, delve := r.text, r.delve
-			r.mu.Unlock()
-			if text == "" {
-				_, _ = delve.Write(buf[:n]) // if it fails, fromDelve notices as well
-			}
-			if len(late) > 0 {
-				r.answer(late, text)
-			}
-		}
+	for messages := json.NewDecoder(r.client); ; {
+		q, err := readRequest(messages)
 		if err != nil {
 			return unlessClosed(err)
+		}
+		if err := q.rename(r.rules); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		text, delve := r.text, r.delve
+		switch {
+		case text != "":
+		case q.method == rpcDetach:
+			r.detach = q.id
+		default:
+			r.pending[q.id] = true
+		}
+		r.mu.Unlock()
+		switch {
+		case text != "":
+			r.answer([]string{q.id}, text)
+		case q.method == rpcDetach:
+			return nil
+		default:
+			_, _ = delve.Write(q.message) // if it fails, fromDelve notices as well
 		}
 	}
 }
@@ -267,6 +299,21 @@ func (r *rpcRelay) answerAll() {
 	if len(ids) > 0 {
 		r.answer(ids, text)
 	}
+}
+
+// answerDetach answers the request to detach, after all others.
+func (r *rpcRelay) answerDetach(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut {
+		return
+	}
+	_ = r.client.SetWriteDeadline(time.Now().Add(hangUpDelay))
+	answers := json.NewEncoder(r.client)
+	for pending := range r.pending {
+		_ = answers.Encode(map[string]any{"id": json.RawMessage(pending), "result": nil, "error": "this debugger has detached"})
+	}
+	_ = answers.Encode(map[string]any{"id": json.RawMessage(id), "result": struct{}{}, "error": nil})
 }
 
 // hangUpDelay is how long a client that has its answer may take to hang up.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/kubedelve/kubedelve/buildflags"
 )
 
 // ids are the ids that the standard library finds in a stream of objects.
@@ -91,17 +93,18 @@ func TestADisplacedJSONRPCClientIsToldWhy(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		asks    string // before it is displaced
+		reads   string // what Delve gets of that, beside ends of lines
 		answers string // Delve's
 		late    string // asked afterwards
 		want    string // what the client reads, in all
 	}{
-		{"while it waits", `{"method":"x","id":1}{"method":"y","id":2}`, `{"id":1,"result":0}`, "",
+		{"while it waits", `{"method":"x","id":1}{"method":"y","id":2}`, `{"method":"x","id":1}{"method":"y","id":2}`, `{"id":1,"result":0}`, "",
 			`{"id":1,"result":0}{"error":"gone","id":2,"result":null}` + "\n"},
-		{"while it is idle", `{"method":"x","id":1}`, `{"id":1,"result":0}`, `{"method":"y","id":2}`,
+		{"while it is idle", `{"method":"x","id":1}`, `{"method":"x","id":1}`, `{"id":1,"result":0}`, `{"method":"y","id":2}`,
 			`{"id":1,"result":0}{"error":"gone","id":2,"result":null}` + "\n"},
-		{"in the middle of a request", `{"method":"x",`, "", `"id":1}`,
+		{"in the middle of a request", `{"method":"x",`, "", "", `"id":1}`,
 			`{"error":"gone","id":1,"result":null}` + "\n"},
-		{"in the middle of an answer", `{"method":"x","id":1}`, `{"id":1,"res`, "", `{"id":1,"res`},
+		{"in the middle of an answer", `{"method":"x","id":1}`, `{"method":"x","id":1}`, `{"id":1,"res`, "", `{"id":1,"res`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client, server := tcpPipe(t)
@@ -114,8 +117,8 @@ func TestADisplacedJSONRPCClientIsToldWhy(t *testing.T) {
 			if _, err := io.WriteString(client, test.asks); err != nil {
 				t.Fatal(err)
 			}
-			asked := make([]byte, len(test.asks))
-			if _, err := io.ReadFull(iotest.OneByteReader(delve), asked); err != nil || string(asked) != test.asks {
+			asked := make([]byte, len(test.reads)+strings.Count(test.reads, "}"))
+			if _, err := io.ReadFull(iotest.OneByteReader(delve), asked); err != nil || strings.ReplaceAll(string(asked), "\n", "") != test.reads {
 				t.Fatalf("Delve reads %q, %v", asked, err)
 			}
 			if _, err := io.WriteString(delve, test.answers); err != nil {
@@ -138,6 +141,38 @@ func TestADisplacedJSONRPCClientIsToldWhy(t *testing.T) {
 			client.Close()
 			if err := <-ended; err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// A folder that has two names, through a symbolic link, has both in requests.
+func TestRequestsNameFilesAsTheBinaryDoes(t *testing.T) {
+	rules := []buildflags.PathRule{{Local: "/link", Remote: "/link"}, {Local: "/real/dir", Remote: "/link"}}
+	for _, test := range []struct{ name, request, want string }{
+		{"a breakpoint", `{"method":"RPCServer.CreateBreakpoint","params":[{"Breakpoint":{"file":"/real/dir/a.go","line":7}}],"id":1}`,
+			`{"id":1,"method":"RPCServer.CreateBreakpoint","params":[{"Breakpoint":{"file":"/link/a.go","line":7}}]}`},
+		{"otherwise spelled, with a large number", `{"method":"RPCServer.AmendBreakpoint","params":[{"breakpoint":{"File":"/real/dir/x/a.go","addr":18446744073709551615}}],"id":"x"}`,
+			`{"id":"x","method":"RPCServer.AmendBreakpoint","params":[{"breakpoint":{"File":"/link/x/a.go","addr":18446744073709551615}}]}`},
+		{"a location", `{"method":"RPCServer.FindLocation","params":[{"Loc":"/real/dir/a.go:7"}]}`,
+			`{"method":"RPCServer.FindLocation","params":[{"Loc":"/link/a.go:7"}]}`},
+		{"its name in the binary", `{"method":"RPCServer.FindLocation", "params":[{"Loc":"/link/a.go:7"}]}`, ""},
+		{"a function", `{"method":"RPCServer.FindLocation","params":[{"Loc":"main.main"}]}`, ""},
+		{"another folder", `{"method":"RPCServer.FindLocation","params":[{"Loc":"/real/dirt/a.go:7"}]}`, ""},
+		{"no file", `{"method":"RPCServer.CreateBreakpoint","params":[{"Breakpoint":null}, 3]}`, ""},
+		{"something else", `{"method":"RPCServer.Eval","params":[{"Expr":"/real/dir"}]}`, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			q, err := readRequest(json.NewDecoder(strings.NewReader(test.request)))
+			if err == nil {
+				err = q.rename(rules)
+			}
+			want := test.want
+			if want == "" {
+				want = test.request
+			}
+			if err != nil || string(q.message) != want+"\n" {
+				t.Errorf("got %v, %s, want %s", err, q.message, want)
 			}
 		})
 	}
