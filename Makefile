@@ -62,7 +62,7 @@ integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFI
 	go test -tags integration -count=1 -timeout 40m -skip '$(NODES)' -v ./internal/e2e | .ci/noskip
 
 # These compile a kubelet, which takes twelve minutes of a core the first time.
-NODES := ^TestIntegrationNode(Process|Unit)$$
+NODES := ^TestIntegrationNode(Process|Unit|Static)$$
 
 .PHONY: test-nodes
 test-nodes: ## services of nodes, end to end: breakpoints in a kubelet, on both flavours of the cluster

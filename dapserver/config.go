@@ -76,7 +76,7 @@ type LaunchConfig struct {
 // plain string is short for {"name": string}.
 type Target struct {
 	// Name is "deploy/NAME" for a Deployment, "node/NAME:SERVICE" for a unit of
-	// systemd or a process on a node, or "local" for this machine.
+	// systemd, a process or a static pod on a node, or "local" for this machine.
 	Name string `json:"name,omitempty"`
 
 	// Namespace of the workload. Default: that of the kubeconfig's context.

@@ -94,10 +94,11 @@ func (m *machine) launch(ctx context.Context, binary Binary) (_ *Session, err er
 	return newSession(m.session, Target{Kind: KindLocal}, m, newFeed(), m.options, l, first, binary), nil
 }
 
-func (*machine) place() string           { return "this machine" }
-func (*machine) program(b Binary) string { return filepath.Base(b.Path) }
-func (m *machine) gone() <-chan struct{} { return m.agent.exited }
-func (m *machine) loaded()               {}
+func (*machine) place() string             { return "this machine" }
+func (*machine) program(b Binary) string   { return filepath.Base(b.Path) }
+func (m *machine) gone() <-chan struct{}   { return m.agent.exited }
+func (m *machine) loaded()                 {}
+func (m *machine) started(context.Context) {}
 
 func (m *machine) why() *goneError {
 	return &goneError{fmt.Sprintf("the agent has ended (%v)%s", m.agent.cmd.ProcessState, reason("", m.agent.said.String()))}

@@ -3,6 +3,9 @@ package kubelaunch
 import (
 	"context"
 	"fmt"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +23,7 @@ type NodePlacement struct {
 
 	cluster *Cluster // with the session's own namespace
 	node    *corev1.Node
+	version string // of Kubernetes, if the service is a part of it
 }
 
 // ResolveNode finds a target of the kind [KindNode] in the cluster.
@@ -34,12 +38,48 @@ func ResolveNode(ctx context.Context, c *Cluster, target Target) (*NodePlacement
 	if err != nil {
 		return nil, fmt.Errorf("reading node %s: %w", target.Name, err)
 	}
+	if slices.Contains(beneathAPI, target.program()) {
+		return nil, fmt.Errorf("%s can't be debugged yet: while it is halted the cluster's API is, and with it the way to the node", target)
+	}
 	own := *c
 	own.Namespace = nodeNamespace(target)
 	return &NodePlacement{
-		Target: target, cluster: &own, node: node,
+		Target: target, cluster: &own, node: node, version: versionOf(ctx, c, target, node),
 		Platform: buildflags.Platform{OS: node.Status.NodeInfo.OperatingSystem, Arch: node.Status.NodeInfo.Architecture},
 	}, nil
+}
+
+// beneathAPI are the services without which there is no API server, through which the
+// only way leads to a node so far.
+var beneathAPI = []string{"kube-apiserver", "etcd"}
+
+var releasePattern = regexp.MustCompile(`^v\d+\.\d+\.\d+`)
+
+// versionOf is the version of Kubernetes that a service on the node has, or empty if it is
+// no part of it.
+func versionOf(ctx context.Context, c *Cluster, target Target, node *corev1.Node) string {
+	program := target.program()
+	switch program {
+	case "kubelet":
+		return node.Status.NodeInfo.KubeletVersion
+	case "kube-controller-manager", "kube-scheduler", "kube-proxy":
+	default:
+		return ""
+	}
+	// A static pod is known to the API server by its node's name. Its images have the
+	// version for a tag, as a rule.
+	if pod, err := c.Client.CoreV1().Pods(metav1.NamespaceSystem).Get(ctx, program+"-"+node.Name, metav1.GetOptions{}); err == nil {
+		for _, container := range pod.Spec.Containers {
+			image, _, _ := strings.Cut(container.Image, "@")
+			if _, tag, found := strings.Cut(path.Base(image), ":"); found && releasePattern.MatchString(tag) {
+				return tag
+			}
+		}
+	}
+	if info, err := c.Client.Discovery().ServerVersion(); err == nil {
+		return info.GitVersion
+	}
+	return ""
 }
 
 func noNode(ctx context.Context, c *Cluster, target Target) error {
@@ -57,8 +97,7 @@ func noNode(ctx context.Context, c *Cluster, target Target) error {
 // LDFlags give a component of Kubernetes the version that the node's has, for
 // components whose version the node tells; else they are empty.
 func (p *NodePlacement) LDFlags() string {
-	info := p.node.Status.NodeInfo
-	version := map[string]string{"kubelet": info.KubeletVersion}[p.Target.program()]
+	version := p.version
 	if version == "" {
 		return ""
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/kubernetes/fake"
 )
 
 func TestNodeNamespace(t *testing.T) {
@@ -31,7 +32,9 @@ func TestNodeNamespace(t *testing.T) {
 
 func TestNodeLDFlags(t *testing.T) {
 	node := &corev1.Node{Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{KubeletVersion: "v1.37.2-gke.100"}}}
-	p := &NodePlacement{Target: Target{Kind: KindNode, Name: "n1", Service: "kubelet.service"}, node: node}
+	c := &Cluster{Client: fake.NewClientset()}
+	p := &NodePlacement{Target: Target{Kind: KindNode, Name: "n1", Service: "kubelet.service"}}
+	p.version = versionOf(t.Context(), c, p.Target, node)
 	flags := strings.Split(p.LDFlags(), "-X ")
 	for _, want := range []string{"version.gitVersion=v1.37.2-gke.100 ", "version.gitMajor=1 ", "version.gitMinor=37"} {
 		if !slices.ContainsFunc(flags, func(f string) bool {
@@ -40,8 +43,27 @@ func TestNodeLDFlags(t *testing.T) {
 			t.Errorf("%q lacks %q", flags, want)
 		}
 	}
-	if p.Target.Service = "containerd"; p.LDFlags() != "" {
+	if p.version = versionOf(t.Context(), c, Target{Service: "containerd"}, node); p.LDFlags() != "" {
 		t.Errorf("containerd gets %q", p.LDFlags())
+	}
+}
+
+// A static pod's version is its image's tag, and else the API server's.
+func TestVersionOfAStaticPod(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	for _, test := range []struct{ name, image, want string }{
+		{"a tag", "registry:5000/kube-scheduler:v1.36.1", "v1.36.1"},
+		{"a tag and a digest", "registry/kube-scheduler:v1.36.1-x.0@sha256:00", "v1.36.1-x.0"},
+		{"no version", "registry:5000/kube-scheduler:latest", "v0.0.0-master+$Format:%H$"}, // what the fake says
+		{"no tag", "kube-scheduler", "v0.0.0-master+$Format:%H$"},
+	} {
+		c := &Cluster{Client: fake.NewClientset(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-scheduler-n1"},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Image: test.image}}},
+		})}
+		if got := versionOf(t.Context(), c, Target{Kind: KindNode, Name: "n1", Service: "kube-scheduler"}, node); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
 	}
 }
 
@@ -50,13 +72,14 @@ func TestNodeLDFlags(t *testing.T) {
 func TestLeaseHold(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	const limit = 40 * time.Second
-	var s leaseState
+	lease, _ := leaseOf(Target{Kind: KindNode, Name: "n1", Service: "kubelet"}, "host")
+	s := leaseState{ownLease: lease}
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	// The node's clock is an hour ahead.
 	renewal := func(seconds int) *coordinationv1.Lease {
 		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: at(seconds + 3600)}}}
 	}
-	if got := s.look(&coordinationv1.Lease{}, at(0), limit); got != leaseFine {
+	if got := s.check(&coordinationv1.Lease{}, at(0), limit); got != leaseFine {
 		t.Errorf("a Lease that was never renewed: %v", got)
 	}
 	now := renewal(0)
@@ -84,7 +107,7 @@ func TestLeaseHold(t *testing.T) {
 		if step.lease != nil {
 			now = step.lease
 		}
-		got := s.look(now, at(step.seconds), limit)
+		got := s.check(now, at(step.seconds), limit)
 		if got != step.want {
 			t.Fatalf("after %d s: %v, want %v", step.seconds, got, step.want)
 		}

@@ -8,6 +8,8 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,6 +88,7 @@ func (p *NodePlacement) Launch(ctx context.Context, binary Binary, o Options) (s
 	if err != nil {
 		return nil, err
 	}
+	n.started(ctx)
 	return newSession(n.journal.record.Session, p.Target, n, n.events, o, l, first, binary), nil
 }
 
@@ -101,6 +104,10 @@ func (n *nodeSite) claim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	args := leaderArgs(p.Target, o.Hold)
+	if len(args) > 0 {
+		o.Progress("a leader that is halted stays the leader: the debug build gets " + strings.Join(args, " "))
+	}
 	o.Progress("claiming " + p.Target.String())
 	if err := n.makeNamespace(ctx, id.session); err != nil {
 		return err
@@ -113,8 +120,8 @@ func (n *nodeSite) claim(ctx context.Context) error {
 		Steps: []step{{Kind: stepNamespace}},
 	}, agentapi.Config{
 		Session: id.session, Listen: net.JoinHostPort(nodeAddress(p.node), strconv.Itoa(port)), Identity: id.agent, ClientPin: id.clientPin,
-		Service: p.Target.Service,
-		Grace:   agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(nodeStop),
+		Service: p.Target.Service, Args: args, Leader: len(args) > 0,
+		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(nodeStop),
 	})
 	if err != nil {
 		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -219,8 +226,12 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 	if err := n.note(ctx, stepEngage); err != nil {
 		return link{}, err
 	}
-	if n.lease == nil {
-		n.lease = holdLease(ctx, n.cluster, n.placement.Target, n.options.Hold, n.events, n.letGo)
+	hello, err := l.client.Hello(ctx)
+	if err != nil {
+		return link{}, err
+	}
+	if n.lease == nil && hello.Node != nil {
+		n.lease = holdLease(ctx, n.cluster, n.placement.Target, hello.Node.Host, n.options.Hold, n.events, n.letGo, n.depose)
 	}
 	// The binary is there before the service is stopped: that takes seconds.
 	file := agentapi.File{SHA256: n.binary.SHA256, Size: n.binary.Size, Name: n.placement.Target.program()}
@@ -285,6 +296,16 @@ func (n *nodeSite) letGo(ctx context.Context) error {
 	return l.client.Settle(ctx)
 }
 
+// depose ends a component that leads no more. It is started again, as a candidate.
+func (n *nodeSite) depose(ctx context.Context) error {
+	l, err := n.dial(ctx, func(string) {}, false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.client.Close() }()
+	return l.client.End(ctx)
+}
+
 func (n *nodeSite) place() string {
 	return fmt.Sprintf("node %s, in the place of %s", n.placement.Target.Name, n.service)
 }
@@ -302,6 +323,13 @@ func (*nodeSite) gone() <-chan struct{} { return nil }
 func (*nodeSite) why() *goneError       { return nil }
 func (*nodeSite) loaded()               {}
 
+// started implements [site].
+func (n *nodeSite) started(ctx context.Context) {
+	if n.lease != nil {
+		n.lease.release(ctx)
+	}
+}
+
 // dial connects to whoever is at the agent's port: the helper, or the agent in the
 // service's place. It uses pods/proxy only, for which nothing on the node has to work
 // but the agent. It tries until ctx ends, or what fails will not get better; with first
@@ -309,6 +337,7 @@ func (*nodeSite) loaded()               {}
 func (n *nodeSite) dial(ctx context.Context, stage func(string), first bool) (link, error) {
 	retry := time.NewTicker(pollInterval)
 	defer retry.Stop()
+	var waits sync.Once
 	for {
 		err := n.helpAgain(ctx, stage)
 		var lost *LostError
@@ -324,7 +353,8 @@ func (n *nodeSite) dial(ctx context.Context, stage func(string), first bool) (li
 		if forbidden(err) || errors.Is(err, tunnel.ErrPeer) {
 			return link{}, fmt.Errorf("connecting to the agent on node %s: %w", n.placement.Target.Name, err)
 		}
-		stage(fmt.Sprintf("the agent on node %s does not answer yet", n.placement.Target.Name))
+		// A static pod takes its time: this is told once.
+		waits.Do(func() { stage(fmt.Sprintf("the agent on node %s does not answer yet", n.placement.Target.Name)) })
 		select {
 		case <-ctx.Done():
 			return link{}, fmt.Errorf("connecting to the agent on node %s: %w; last: %w", n.placement.Target.Name, context.Cause(ctx), err)
@@ -375,5 +405,21 @@ func (n *nodeSite) close(ctx context.Context, leave bool, progress func(string))
 	if leave {
 		return nil
 	}
+	n.stepDown(ctx)
 	return undoOwn(ctx, n.journal, progress)
+}
+
+// stepDown ends a component that may lead, and gives its Lease back: the original is a
+// candidate like others, and without a leader of the controller managers the session's
+// namespace does not come to its end.
+func (n *nodeSite) stepDown(ctx context.Context) {
+	if n.lease == nil || !n.lease.elected() {
+		return
+	}
+	n.lease.end()
+	ctx, cancel := context.WithTimeout(ctx, nodeStop+10*time.Second)
+	defer cancel()
+	if n.depose(ctx) == nil { // else the Lease has to run out
+		n.lease.release(ctx)
+	}
 }

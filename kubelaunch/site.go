@@ -36,6 +36,10 @@ type site interface {
 	// loaded is called when an agent that is new has loaded a component.
 	loaded()
 
+	// started is called when a component has been loaded, which waits at its entry,
+	// and the one before it has ended.
+	started(ctx context.Context)
+
 	// close ends what runs and puts everything back; with leave it leaves all as it is.
 	close(ctx context.Context, leave bool, progress func(string)) error
 }

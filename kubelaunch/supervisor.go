@@ -240,6 +240,7 @@ func (v *supervisor) load(ctx context.Context, l link, a attempt, stage func(str
 		return err
 	}
 	v.start = nil
+	v.site.started(ctx)
 	var boot string
 	v.session.look(func(st *state) { boot = st.boot })
 	v.begun(runKey{boot, started.Run}, a)

@@ -518,6 +518,8 @@ func (w *workload) retire(ctx context.Context, stage func(string)) error {
 // loaded implements [site].
 func (w *workload) loaded() { w.taking = w.beginTakeover() }
 
+func (*workload) started(context.Context) {}
+
 // rest ends what goes on in the background.
 func (w *workload) rest() {
 	if w.taking != nil {

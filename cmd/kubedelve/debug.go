@@ -48,8 +48,8 @@ func newDebug(g *global) *cobra.Command {
 		Long: `Build a Go program for debugging and run it under Delve in the place of TARGET:
 
   deploy/NAME        a container of a Deployment
-  node/NAME:SERVICE  a program on a node: a unit of systemd or a process, like
-                     node/n1:kubelet
+  node/NAME:SERVICE  a program on a node: a unit of systemd, a process or a static
+                     pod, like node/n1:kubelet, node/n1:kube-scheduler
   local              this machine, without a cluster
 
 It prints a local address for debuggers, holds until Ctrl-C, and then puts

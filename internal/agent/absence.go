@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"syscall"
 	"time"
 )
 
@@ -52,6 +53,11 @@ func (a *Agent) watchAbsence(ctx context.Context) bool {
 		case <-expire:
 			expired = true
 		case <-settle:
+			if a.deposed(c) {
+				a.log.Warn("nobody has renewed the halted component's Lease: it is ended")
+				a.end(syscall.SIGKILL)
+				break
+			}
 			a.log.Info("nobody debugs the component: it goes on without breakpoints")
 			if err := a.settle(c, false); err != nil {
 				a.log.Warn("taking the debugger off", "error", err)
@@ -64,6 +70,19 @@ func (a *Agent) watchAbsence(ctx context.Context) bool {
 			return expired
 		}
 	}
+}
+
+// deposed tells whether another one may lead in the component's place: it was halted, and
+// nobody was there to renew its Lease.
+func (a *Agent) deposed(c *component) bool {
+	a.mu.Lock()
+	alone := a.sessions == 0
+	a.mu.Unlock()
+	if !a.cfg.Leader || !alone {
+		return false
+	}
+	halted, err := c.halted()
+	return err == nil && halted
 }
 
 // patience is how long the agent waits for a client. A node lacks a service whose

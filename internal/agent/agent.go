@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -483,7 +484,7 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 		if !ok {
 			return started, fmt.Errorf("the container's command %q does not tell the program's arguments", a.original)
 		}
-		s.Args = program[1:]
+		s.Args = slices.Concat(program[1:], a.cfg.Args)
 	}
 	grace := time.Duration(s.Grace)
 	if grace <= 0 {

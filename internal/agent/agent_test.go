@@ -530,6 +530,28 @@ func TestAVanishedClientsComponentGoesOn(t *testing.T) {
 	}
 }
 
+// A leader that nobody keeps in its place must not act as one when it goes on. One that
+// runs keeps itself there.
+func TestAVanishedClientsLeaderIsEndedIfItIsHalted(t *testing.T) {
+	r := newRig(t, func(c *agentapi.Config) {
+		c.Leader, c.Grace = true, agentapi.Duration(300*time.Millisecond)
+	})
+	c := r.client("test")
+	pid := start(t, c, "loop")
+	if err := c.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	time.Sleep(500 * time.Millisecond) // nothing must happen
+	r.runs(pid)
+	c = r.client("test")
+	attach(t, c).hit()
+	_ = c.Close()
+	r.gone(pid)
+	c = r.client("again")
+	r.await("the component to be ended", func() bool { return must(c.Hello(t.Context())).State == agentapi.StateIdle })
+}
+
 func TestAClientThatIsThereMayTakeItsTime(t *testing.T) {
 	r := newRig(t, func(c *agentapi.Config) { c.Grace = agentapi.Duration(50 * time.Millisecond) })
 	c := r.client("test")

@@ -165,6 +165,7 @@ type Hello struct {
 // Node is what an agent on a node, outside of pods, says of its service.
 type Node struct {
 	Service string `json:"service,omitempty"` // for users: "process 83 (/usr/bin/kubelet)"
+	Host    string `json:"host,omitempty"`    // the node's own name for itself
 	Engaged bool   `json:"engaged,omitempty"` // the agent has the service's place
 	Problem string `json:"problem,omitempty"` // why the last try to take it failed
 }
@@ -236,6 +237,11 @@ type Config struct {
 	Drain Duration `json:"drain,omitempty"`
 	// Service is the one to be replaced, for an agent on a node.
 	Service string `json:"service,omitempty"`
+	// Args are added to the original's arguments.
+	Args []string `json:"args,omitempty"`
+	// Leader says that the component may lead others, by a Lease that the client renews
+	// while it is halted. With no client for Grace another one may lead: it must not go on.
+	Leader bool `json:"leader,omitempty"`
 	// Temporary makes the agent remove its folder when it ends.
 	Temporary bool `json:"temporary,omitempty"`
 }

@@ -21,15 +21,17 @@ import (
 
 // compiled compiles a kubelet for debugging once, before tests run side by side: with an
 // empty cache it takes all processors for minutes.
-var compiled = sync.OnceValue(func() error {
+var compiled = sync.OnceValue(func() error { return compile("kubelet") })
+
+func compile(component string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	k, err := cluster.Programs.Kubernetes(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(k.Compile(ctx), k.Close())
-})
+	return errors.Join(k.Compile(ctx, component), k.Close())
+}
 
 // withinBuild is a context for one build of a kubelet and what follows: linking alone takes
 // 12 s of a quiet core.
@@ -87,6 +89,12 @@ func (s *nodeSession) debug(t *testing.T, hold string, breakpoints ...editor.Bre
 // podAtBreakpoint waits for the stop and checks that the local variable pod is the one.
 func podAtBreakpoint(t *testing.T, d *editor.Debugger, at editor.Breakpoint, function, name string) {
 	t.Helper()
+	objectAtBreakpoint(t, d, at, function, "pod", name)
+}
+
+// objectAtBreakpoint is the same for a variable that points to any object.
+func objectAtBreakpoint(t *testing.T, d *editor.Debugger, at editor.Breakpoint, function, variable, name string) {
+	t.Helper()
 	ctx := within(t)
 	if err := d.AwaitStop(ctx, "breakpoint"); err != nil {
 		t.Fatal(err)
@@ -102,14 +110,14 @@ func podAtBreakpoint(t *testing.T, d *editor.Debugger, at editor.Breakpoint, fun
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, step := range []string{"pod", "ObjectMeta", "Name"} {
+	for _, step := range []string{variable, "ObjectMeta", "Name"} {
 		v, err := editor.Variable(locals, step)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if step == "Name" {
 			if want := fmt.Sprintf("%q", name); v.Value != want {
-				t.Errorf("the pod's name is %s, not %s", v.Value, want)
+				t.Errorf("the name of %s is %s, not %s", variable, v.Value, want)
 			}
 			break
 		}
@@ -137,17 +145,28 @@ type nodeSession struct {
 
 func newNodeSession(t *testing.T, flavour string) *nodeSession {
 	t.Helper()
+	needNode(t)
+	if err := compiled(); err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel()
+	return startNode(t, "node-"+flavour, flavour)
+}
+
+// needNode skips a test where no cluster can be made for it.
+func needNode(t *testing.T) {
+	t.Helper()
 	if noCluster != nil {
 		t.Skip(noCluster)
 	}
 	if err := testcluster.SupportedNode(); err != nil {
 		t.Skip(err)
 	}
-	if err := compiled(); err != nil {
-		t.Fatal(err)
-	}
-	t.Parallel()
-	c, err := testcluster.StartNode(t.Context(), "node-"+flavour, flavour, cluster.Programs, os.Stderr)
+}
+
+func startNode(t *testing.T, name, flavour string) *nodeSession {
+	t.Helper()
+	c, err := testcluster.StartNode(t.Context(), name, flavour, cluster.Programs, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +178,7 @@ func newNodeSession(t *testing.T, flavour string) *nodeSession {
 		}
 	})
 	ctx := within(t)
-	n, err := c.NewNamespace(ctx, "kubelet-")
+	n, err := c.NewNamespace(ctx, "node-")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,6 +183,14 @@ func (d *Debugger) Continue(ctx context.Context) error {
 	return d.Call(ctx, "continue", dap.ContinueArguments{ThreadId: d.thread}, nil)
 }
 
+// StepOver lets the goroutine that stopped go to the next line.
+func (d *Debugger) StepOver(ctx context.Context) error {
+	if err := d.Call(ctx, "next", dap.NextArguments{ThreadId: d.thread}, nil); err != nil {
+		return err
+	}
+	return d.AwaitStop(ctx, "step")
+}
+
 // Restart is the editor's restart button; config is the launch configuration as it is
 // now.
 func (d *Debugger) Restart(ctx context.Context, config map[string]any) error {

@@ -92,6 +92,7 @@ type Helper struct {
 	dir    string
 	agent  Agent
 	log    *slog.Logger
+	alone  time.Time // since when there is no agent in a static pod that should have one; zero: there is
 }
 
 // NewHelper reads the agent's configuration and finds the session's folder.
@@ -177,16 +178,27 @@ func (h *Helper) replace(s *Service) error {
 	}
 	// A distribution's policy may allow less to a file of another label.
 	copyLabel(s.Process.Exe, filepath.Join(h.dir, executable))
+	var debug []byte
+	if s.Manifest != nil {
+		var err error
+		if debug, err = s.Manifest.prepare(h.dir); err != nil {
+			return err
+		}
+	}
 	if err := writeJournal(h.dir, &journal{Version: journalVersion, Session: h.config.Session, Service: s}); err != nil {
 		return err
 	}
 	var err error
-	if s.Unit != nil {
-		err = s.Unit.replace(h.dir)
-		if err != nil {
+	switch {
+	case s.Unit != nil:
+		if err = s.Unit.replace(h.dir); err != nil {
 			err = errors.Join(err, s.Unit.restore(true))
 		}
-	} else {
+	case s.Manifest != nil:
+		if err = s.Manifest.replace(h.dir, debug); err != nil {
+			err = errors.Join(err, s.Manifest.restore(), s.Manifest.clean())
+		}
+	default:
 		err = s.Process.replace(h.dir)
 	}
 	if err != nil {
@@ -228,8 +240,11 @@ func (h *Helper) watch(ctx context.Context, j *journal) error {
 
 func (h *Helper) look(j *journal) (over bool, err error) {
 	s := j.Service
-	if s.Unit != nil {
+	switch {
+	case s.Unit != nil:
 		return h.lookUnit(j)
+	case s.Manifest != nil:
+		return h.lookManifest(s)
 	}
 	lock, err := tryLock(h.dir)
 	switch {
@@ -305,4 +320,29 @@ func (h *Helper) lookUnit(j *journal) (over bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+func (h *Helper) lookManifest(s *Service) (over bool, err error) {
+	m := s.Manifest
+	state, err := m.state()
+	if err != nil {
+		return false, err
+	}
+	if state == manifestDebug {
+		// An agent that was ended is started again by the kubelet, and then restores.
+		switch {
+		case standInRuns(h.dir):
+			h.alone = time.Time{}
+		case h.alone.IsZero():
+			h.alone = time.Now()
+		case time.Since(h.alone) > podPatience:
+			h.log.Warn("there is no stand-in: putting the original manifest back", "manifest", m.Path)
+			return false, m.restore()
+		}
+		return false, nil
+	}
+	if left, err := tenants(h.dir); err != nil || len(left) > 0 || state == manifestOriginal && !m.runs(s.Process) {
+		return false, err
+	}
+	return true, errors.Join(m.clean(), removeDir(h.dir))
 }

@@ -69,6 +69,7 @@ const ConfigName = "agent.json"
 const (
 	journalName = "journal.json"
 	lockName    = "lock" // held by a process's stand-in
+	heldName    = "held" // there was an agent in the service's place
 )
 
 // journal says what is about to be changed on the node, or was.

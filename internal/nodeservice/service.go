@@ -14,7 +14,9 @@ import (
 type Service struct {
 	Name    string   `json:"name"` // as it was asked for
 	Process *Process `json:"process"`
-	Unit    *Unit    `json:"unit,omitempty"` // nil: nobody supervises it
+	// What supervises it: one of these, or nobody.
+	Unit     *Unit     `json:"unit,omitempty"`
+	Manifest *Manifest `json:"manifest,omitempty"`
 }
 
 // Original is the service's command line, with the program's path first.
@@ -24,8 +26,11 @@ func (s *Service) Original() []string {
 
 // String tells the user what it is: "process 83 (/usr/bin/kubelet)".
 func (s *Service) String() string {
-	if s.Unit != nil {
+	switch {
+	case s.Unit != nil:
 		return fmt.Sprintf("unit %s (%s)", s.Unit.Name, s.Process.Exe)
+	case s.Manifest != nil:
+		return fmt.Sprintf("static pod %s (%s)", s.Manifest.Path, s.Process.Exe)
 	}
 	return fmt.Sprintf("process %d (%s)", s.Process.PID, s.Process.Exe)
 }
@@ -38,7 +43,8 @@ func (e *FindError) Error() string { return fmt.Sprintf("service %s: %s", e.Name
 // multicall are programs that have others inside.
 var multicall = []string{"k3s", "k0s", "rke2", "kubelite"}
 
-// Find finds out how a service runs: the unit or the process of that name.
+// Find finds out how a service runs: the unit or the process of that name, which may be
+// that of a static pod.
 func Find(name string) (*Service, error) {
 	refuse := func(format string, args ...any) (*Service, error) {
 		return nil, &FindError{name, fmt.Sprintf(format, args...)}
@@ -59,6 +65,9 @@ func Find(name string) (*Service, error) {
 	default:
 		if pid, err = findProcess(name); err != nil {
 			return nil, err
+		}
+		if staticPod(pid) != "" {
+			return findManifest(name, pid)
 		}
 		// It may belong to a unit of another name.
 		if unit, err = unitOf(pid); err != nil {
@@ -84,23 +93,30 @@ func Find(name string) (*Service, error) {
 	return s, checkPlain(name, pid)
 }
 
-// findProcess finds the one process of that name in the node's own namespaces.
+// findProcess finds the one process of that name in the node's own namespaces, or else
+// in a static pod.
 func findProcess(name string) (int, error) {
 	all, err := processes()
 	if err != nil {
 		return 0, err
 	}
-	var found, contained []int
+	var found, static, contained []int
 	for _, pid := range slices.Sorted(maps.Keys(all)) {
 		exe, _ := os.Readlink(proc(pid, "exe"))
 		if filepath.Base(all[pid][0]) != name && filepath.Base(exe) != name {
 			continue
 		}
-		if sameNamespaces(pid) {
+		switch {
+		case sameNamespaces(pid):
 			found = append(found, pid)
-		} else {
+		case staticPod(pid) != "":
+			static = append(static, pid)
+		default:
 			contained = append(contained, pid)
 		}
+	}
+	if len(found) == 0 {
+		found = static
 	}
 	switch {
 	case len(found) == 1:

@@ -42,7 +42,11 @@ type Post struct {
 }
 
 // Node tells how things are.
-func (p *Post) Node() agentapi.Node { return p.node }
+func (p *Post) Node() agentapi.Node {
+	node := p.node
+	node.Host, _ = os.Hostname()
+	return node
+}
 
 // Engage looks whether the service can be replaced; when the answer is out, Leave is
 // called, and it is.
@@ -66,8 +70,11 @@ func StandIn(ctx context.Context, dir string, original []string, agent Agent, lo
 	if err != nil {
 		return 1, err
 	}
-	if j.Service.Unit != nil {
+	switch {
+	case j.Service.Unit != nil:
 		return standInUnit(ctx, dir, j, original, agent, log)
+	case j.Service.Manifest != nil:
+		return standInPod(ctx, dir, j.Service, original, agent, log)
 	}
 	return keep(j.Service, dir, log)
 }
@@ -76,7 +83,7 @@ func StandIn(ctx context.Context, dir string, original []string, agent Agent, lo
 // original is to come back as at any other stop.
 func standInUnit(ctx context.Context, dir string, j *journal, original []string, agent Agent, log *slog.Logger) (int, error) {
 	unit := j.Service.Unit
-	mark := filepath.Join(dir, "held")
+	mark := filepath.Join(dir, heldName)
 	if _, err := os.Stat(mark); err == nil {
 		// An agent before this one ended without being asked to, and systemd has
 		// started the unit again.
@@ -199,7 +206,7 @@ func keep(s *Service, dir string, log *slog.Logger) (int, error) {
 // Hold is the agent below a keeper.
 func Hold(ctx context.Context, dir string, agent Agent) (int, error) {
 	j, err := readJournal(dir)
-	if err == nil && (j == nil || j.Service.Unit != nil) {
+	if err == nil && (j == nil || j.Service.Unit != nil || j.Service.Manifest != nil) {
 		err = fmt.Errorf("there is no process in the journal in %s", dir)
 	}
 	if err != nil {

@@ -64,9 +64,10 @@ func start(ctx context.Context, name, kubeconfig, flavour string, programs *Prog
 			return nil, err
 		}
 	}
+	begun := c // an error is returned without it
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+			err = errors.Join(err, begun.Close(context.WithoutCancel(ctx)))
 		}
 	}()
 	if c.Kubeconfig == "" {

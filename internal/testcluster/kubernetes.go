@@ -29,8 +29,11 @@ type Kubernetes struct {
 	lock   *os.File
 }
 
-// edited is the file that tests edit.
-const edited = "pkg/kubelet/kubelet.go"
+// The files that tests edit.
+const (
+	kubeletSource = "pkg/kubelet/kubelet.go"
+	hpaSource     = "pkg/controller/podautoscaler/horizontal.go"
+)
 
 // Kubernetes waits until nobody else has the checkout, and brings it into its original state.
 func (p *Programs) Kubernetes(ctx context.Context) (k *Kubernetes, err error) {
@@ -67,15 +70,19 @@ func (p *Programs) Kubernetes(ctx context.Context) (k *Kubernetes, err error) {
 func (k *Kubernetes) Close() error { return errors.Join(k.reset(), k.lock.Close()) }
 
 // Kubelet is the path of the kubelet's main source file, which may be edited.
-func (k *Kubernetes) Kubelet() string { return filepath.Join(k.Source, edited) }
+func (k *Kubernetes) Kubelet() string { return filepath.Join(k.Source, kubeletSource) }
 
-// Compile fills the compiler's cache with a kubelet for debugging, but for its linking.
-func (k *Kubernetes) Compile(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "list", "-export", "-deps", "-gcflags=all=-N -l", "-f", "", "k8s.io/kubernetes/cmd/kubelet")
+// Autoscaler is that of the controller of HorizontalPodAutoscalers, which may be edited, too.
+func (k *Kubernetes) Autoscaler() string { return filepath.Join(k.Source, hpaSource) }
+
+// Compile fills the compiler's cache with a component for debugging ("kubelet"), but for
+// its linking.
+func (k *Kubernetes) Compile(ctx context.Context, component string) error {
+	cmd := exec.CommandContext(ctx, "go", "list", "-export", "-deps", "-gcflags=all=-N -l", "-f", "", "k8s.io/kubernetes/cmd/"+component) //nolint:gosec // the tests say which
 	cmd.Dir = k.Dir
 	cmd.Env = append(os.Environ(), KubeEnv...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compiling the kubelet: %w\n%s", err, out)
+		return fmt.Errorf("compiling %s: %w\n%s", component, err, out)
 	}
 	return nil
 }
@@ -130,11 +137,16 @@ func (k *Kubernetes) copyModule(kube string) error {
 
 // reset takes edits back.
 func (k *Kubernetes) reset() error {
-	text, err := os.ReadFile(filepath.Join(k.origin, edited))
-	if err != nil {
-		return err
+	for _, name := range []string{kubeletSource, hpaSource} {
+		text, err := os.ReadFile(filepath.Join(k.origin, name))
+		if err != nil {
+			return err
+		}
+		if err := writeIfChanged(filepath.Join(k.Source, name), text); err != nil {
+			return err
+		}
 	}
-	return writeIfChanged(k.Kubelet(), text)
+	return nil
 }
 
 func writeIfChanged(path string, text []byte) error {

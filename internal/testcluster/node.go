@@ -3,6 +3,7 @@ package testcluster
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -32,8 +33,8 @@ for p in /proc/[0-9]*; do
 	echo "process $argv| child of $parent| $(readlink $p/exe) in $(readlink $p/cwd)" \
 		"| $(tr '\n' ' ' < $p/cgroup) | limits $(md5sum < $p/limits) | environment $(sort -z $p/environ | grep -zv '^INVOCATION_ID=\|^JOURNAL_STREAM=\|^SYSTEMD_EXEC_PID=\|^WATCHDOG_PID=' | md5sum)" \
 		"| $(cat $p/oom_score_adj) $(grep -h 'Uid\|Gid\|Groups\|CapBnd\|CapEff\|NoNewPrivs\|Seccomp:\|Umask' $p/status | tr '\n\t' '  ')" \
-		"| $(for n in mnt net pid ipc uts cgroup; do readlink $p/ns/$n; done | tr '\n' ' ')" \
-		"| $(for n in 0 1 2; do readlink $p/fd/$n | sed 's/^socket:.*/socket/'; done | tr '\n' ' ')"
+		"| $(for n in mnt net pid ipc uts cgroup; do [ "$(readlink $p/ns/$n)" = "$(readlink /proc/1/ns/$n)" ] && echo host || echo own; done | tr '\n' ' ')" \
+		"| $(for n in 0 1 2; do readlink $p/fd/$n | sed 's/^\(socket\|pipe\):.*/\1/'; done | tr '\n' ' ')"
 done
 true`
 
@@ -43,10 +44,15 @@ func (c *Cluster) NodeState(ctx context.Context) (NodeState, error) {
 	if err != nil {
 		return nil, err
 	}
-	lines := strings.Split(strings.Trim(out, "\n"), "\n")
+	// A container that was ended is another one when it comes back.
+	lines := strings.Split(strings.Trim(containerID.ReplaceAllString(out, "ID"), "\n"), "\n")
 	slices.Sort(lines)
 	return lines, nil
 }
+
+// containerID matches what containerd numbers: containers, whose numbers are cut where a
+// parent's command line is, and their file systems.
+var containerID = regexp.MustCompile(`\b[0-9a-f]{64}\b| -id [0-9a-f]+|snapshots/[0-9]+`)
 
 // Diff tells what differs, or nothing.
 func (s NodeState) Diff(now NodeState) string {
