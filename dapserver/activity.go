@@ -23,6 +23,10 @@ func (s *session) follow(ctx context.Context, st *start) {
 				}
 			}
 		}
+		if e.Swapped != 0 {
+			s.update(func(state *state) { state.swaps, state.lastSwap = state.swaps+1, e.Swapped })
+			s.tellSession(ctx, st)
+		}
 		if e.Text != "" {
 			stream := e.Stream
 			if stream == "" {
@@ -47,4 +51,24 @@ func (st *state) setActivity(id string, cancel func(), over bool) {
 		return
 	}
 	st.activities[id] = cancel
+}
+
+// sessionEvent is the body of the event kubedelveSession.
+type sessionEvent struct {
+	Name     string  `json:"name"`  // what is debugged: "deploy/web"
+	Place    string  `json:"place"` // where it runs: "pod web-123, container app"
+	Swaps    int     `json:"swaps"`
+	LastSwap float64 `json:"lastSwap,omitempty"` // how long the last one took, in seconds
+}
+
+// tellSession tells a client that wants to know it how its session is going.
+func (s *session) tellSession(ctx context.Context, st *start) {
+	if !st.config.SessionEvents {
+		return
+	}
+	body := sessionEvent{Name: st.target.Name()}
+	s.update(func(state *state) {
+		body.Place, body.Swaps, body.LastSwap = state.run.Place, state.swaps, state.lastSwap.Seconds()
+	})
+	s.event(ctx, "kubedelveSession", body)
 }

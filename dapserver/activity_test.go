@@ -1,14 +1,17 @@
 package dapserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-delve/delve/service/api"
 	"github.com/google/go-dap"
@@ -381,4 +384,44 @@ func TestPlaceLines(t *testing.T) {
 	}
 	e.conn.Close()
 	e.ended()
+}
+
+// An editor's extension can show where a session runs and how the last swap went.
+func TestSessionEventsAreForWhoWantsThem(t *testing.T) {
+	checkLeaks(t)
+	for wanted, bodies := range map[bool][]string{
+		false: nil,
+		true:  {`{"name":"script","place":"","swaps":0}`, `{"name":"script","place":"","swaps":1,"lastSwap":1.5}`},
+	} {
+		s := newScript(t, serveHandshake)
+		e := connect(t, Config{Launcher: launches(s)})
+		e.initialize()
+		e.LaunchRequestWithArgs(map[string]any{"target": "local", "sessionEvents": wanted})
+		// An event comes at any place between the others; the text ends the test.
+		var got []string
+		for launched, swapped := false, false; !swapped || len(got) < len(bodies); {
+			var m struct {
+				Command, Event string
+				Body           json.RawMessage
+			}
+			if err := json.Unmarshal(e.raw(), &m); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case m.Event == "kubedelveSession":
+				got = append(got, string(m.Body))
+			case m.Command == "launch":
+				launched = true
+			case m.Event == "output":
+				swapped = swapped || bytes.Contains(m.Body, []byte("swapped"))
+			}
+			if launched && len(got) == len(bodies)/2 {
+				launched = false
+				s.events <- Event{Swapped: 1500 * time.Millisecond, Text: "swapped\n"}
+			}
+		}
+		if !slices.Equal(got, bodies) {
+			t.Errorf("asked for %v: got %q, want %q", wanted, got, bodies)
+		}
+	}
 }

@@ -6,15 +6,20 @@ import "encoding/json"
 // or "attach") that kubedelve understands. Every other attribute
 // (stackTraceDepth, showGlobalVariables, goroutineFilters, ...) goes to Delve
 // untouched.
+//
+// From its fields docs/launch.md is written, and the schema of the extension for VS
+// Code. What that can't see of types is in tags: editor, for which request the
+// attribute is offered (for both if there is none, for none if "-"), enum, all values,
+// and deprecated, why not to use it.
 type LaunchConfig struct {
 	// Request is "launch": build the component, swap it in, and put everything
 	// back at the end; or "attach": debug a session that runs already.
-	Request string `json:"request,omitempty"`
+	Request string `json:"request,omitempty" editor:"-"`
 
 	// Mode is for editors that write it out of habit: "debug" for a launch,
 	// "remote" for an attach, which are also the defaults. Everything else is
 	// refused, since it would not be what the user meant.
-	Mode string `json:"mode,omitempty"`
+	Mode string `json:"mode,omitempty" enum:"debug remote" deprecated:"Not needed: the request says it."`
 
 	// Target is what to debug: a string, "deploy/web" or "local", or an object
 	// that says more. Required for a launch; for an attach the default is the
@@ -23,33 +28,33 @@ type LaunchConfig struct {
 
 	// Program is the main package of the component: its folder or a Go file in
 	// it. Default: the folder that kubedelve runs in.
-	Program string `json:"program,omitempty"`
+	Program string `json:"program,omitempty" editor:"launch"`
 
 	// Args are the arguments of the component. Default: those that the target
 	// has now. An empty list means none.
-	Args []string `json:"args,omitempty"`
+	Args []string `json:"args,omitempty" editor:"launch"`
 
 	// Env are environment variables for the component, added to those that the
 	// target has now. null takes a variable away. Default: none.
-	Env map[string]*string `json:"env,omitempty"`
+	Env map[string]*string `json:"env,omitempty" editor:"launch"`
 
 	// Cwd is the working directory of the component, on the target.
 	// Default: the one that the target has now.
-	Cwd string `json:"cwd,omitempty"`
+	Cwd string `json:"cwd,omitempty" editor:"launch"`
 
 	// Build says how the component is compiled. It is an object, which the
 	// Launcher decodes strictly. Default: as "go build" does it.
-	Build json.RawMessage `json:"build,omitempty"`
+	Build json.RawMessage `json:"build,omitempty" editor:"launch"`
 
 	// HotReload says when the component is built again and swapped in, in the same
 	// place: "onSave", when a file that belongs to it is saved, "onRestart", when the
 	// editor asks for a restart, or "off", when a restart starts the same binary.
 	// Default: "onSave".
-	HotReload string `json:"hotReload,omitempty"`
+	HotReload string `json:"hotReload,omitempty" editor:"launch" enum:"onSave onRestart off"`
 
 	// ReloadGrace is how long the old component has from SIGTERM to SIGKILL when the
 	// new one is swapped in, like "5s". Default: 500 ms.
-	ReloadGrace string `json:"reloadGrace,omitempty"`
+	ReloadGrace string `json:"reloadGrace,omitempty" editor:"launch"`
 
 	// StopOnEntry stops the component before its first line, until "continue".
 	// Default: false.
@@ -57,11 +62,16 @@ type LaunchConfig struct {
 
 	// TakeOver, for an attach, takes the session from a debugger that has it.
 	// Default: false, the attach is refused and says who has it.
-	TakeOver bool `json:"takeOver,omitempty"`
+	TakeOver bool `json:"takeOver,omitempty" editor:"attach"`
+
+	// SessionEvents sends the event kubedelveSession when a session begins, its
+	// component runs elsewhere or was swapped. Its body has the members name, place
+	// and swaps, and lastSwap in seconds. For extensions of editors. Default: false.
+	SessionEvents bool `json:"sessionEvents,omitempty" editor:"-"`
 
 	// Child is in configurations with which kubedelve asks the editor for the
 	// session of a further process. It is not for users.
-	Child *ChildRef `json:"child,omitempty"`
+	Child *ChildRef `json:"child,omitempty" editor:"-"`
 
 	// SubstitutePath maps local paths to those in the binary. The rules come
 	// before the ones that kubedelve computes, and the first match wins.
@@ -99,7 +109,7 @@ type Target struct {
 
 	// AgentImagePullPolicy is Always, IfNotPresent or Never.
 	// Default: IfNotPresent.
-	AgentImagePullPolicy string `json:"agentImagePullPolicy,omitempty"`
+	AgentImagePullPolicy string `json:"agentImagePullPolicy,omitempty" enum:"Always IfNotPresent Never"`
 
 	// Entrypoint is the container's own command line, for an image that no
 	// running pod can tell it of. Default: found out.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Launcher puts components under Delve. It is implemented by the program that
@@ -138,6 +139,9 @@ type Event struct {
 	Percent  int    // of the stage; negative: unknown
 	Over     bool   // the activity has ended
 	Cancel   func() // if set, takes the activity back; it may be called at any time
+
+	// Swapped, if not 0, says that a swap has come about and how long it took.
+	Swapped time.Duration
 
 	// Text, if not empty, is shown to the user: usually lines with their newline.
 	// With a location the editor makes a link of it.

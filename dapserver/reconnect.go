@@ -269,6 +269,7 @@ func (s *session) takePlace(ctx, keepCtx context.Context, conn Connection) (*bac
 	configured := make(chan struct{})
 	restarted := false
 	var process dap.ProcessEventBody
+	var begun *start
 	s.update(func(st *state) {
 		b.attached, b.replaying, st.halted = true, true, true
 		st.breakpoints.connected(b.run, b.same)
@@ -280,10 +281,11 @@ func (s *session) takePlace(ctx, keepCtx context.Context, conn Connection) (*bac
 			restarted, st.restarted = st.restarted, false
 		}
 		st.run = b.run
-		process = dap.ProcessEventBody{Name: s.waitsFor(st), StartMethod: st.start.request}
+		process, begun = dap.ProcessEventBody{Name: s.waitsFor(st), StartMethod: st.start.request}, st.start
 	})
 	if !b.same {
 		s.event(ctx, "process", process)
+		s.tellSession(ctx, begun)
 	}
 	select {
 	case <-configured:

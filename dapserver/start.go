@@ -199,6 +199,7 @@ func (s *session) connect(ctx, startCtx context.Context, st *start) (b *backend,
 	if err != nil {
 		return b, s.handshakeError(st, err)
 	}
+	s.tellSession(ctx, st)
 	return b, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"time"
 )
 
 // phase is how far a client has come. It only grows, but for a launch that
@@ -35,6 +36,9 @@ type state struct {
 	backend *backend
 	// run is the run of the backend, or of the last one.
 	run Run
+	// swaps counts those that have come about, and lastSwap is how long the last took.
+	swaps    int
+	lastSwap time.Duration
 	// giveUp ends the goroutine that keeps the session connected.
 	giveUp context.CancelFunc
 	// early are the requests for Delve that came before it took any: in

@@ -88,6 +88,9 @@ func (h happening) forDAP() dapserver.Event {
 	if h.important {
 		e.Stream = dapserver.Important
 	}
+	if h.event == string(reload.Swapped) {
+		e.Swapped = h.took
+	}
 	if h.at != nil {
 		e.At = &dapserver.Location{Path: h.at.File, Line: h.at.Line, Column: h.at.Col}
 	}

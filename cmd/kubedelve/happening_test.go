@@ -41,6 +41,12 @@ func TestEditorsGetALinkForEachMessageOfTheCompiler(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
+	if e := ofReload(reload.Event{Kind: reload.Swapped, Took: time.Second}).forDAP(); e.Swapped != time.Second {
+		t.Errorf("a swap of a second took %v", e.Swapped)
+	}
+	if e := ofSession(kubelaunch.Event{Kind: kubelaunch.KindBack, Took: time.Second}).forDAP(); e.Swapped != 0 {
+		t.Errorf("a way that is there again is a swap of %v", e.Swapped)
+	}
 	if e := ofSession(kubelaunch.Event{Kind: kubelaunch.KindLost, Activity: 1, Title: "Reconnecting"}).forDAP(); e.Text != "" || e.Activity == 0 || e.Title == "" {
 		t.Errorf("got %+v of an event without a text", e)
 	}
