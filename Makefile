@@ -46,7 +46,7 @@ test: check lint unit integration ## everything: as CI does
 check: ## gofmt, go mod tidy, go vet
 	@unformatted=$$(gofmt -s -l .); [[ -z $$unformatted ]] || { echo "not formatted (make fmt): $$unformatted" >&2; exit 1; }
 	for m in $(MODULES); do go -C $$m mod tidy -diff; done
-	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration ./...; done
+	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration,vscode ./...; done
 
 .PHONY: lint
 lint: ## golangci-lint, at the version that internal/tools/go.mod pins
@@ -87,6 +87,28 @@ bench: ## benchmarks, and what kubedelve adds to each kind of request (BENCHFLAG
 	$(NOCGO) go build -o bin/kubedelve-bench ./internal/bench
 	bin/kubedelve-bench $(BENCHFLAGS)
 
+##@ The extension for VS Code (node 20, npm)
+
+EXTENSION := editors/vscode
+# code-server, in which the extension is tested: installed once, 320 MB.
+WORKBENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubedelve/code-server
+
+.PHONY: vsix
+vsix: $(EXTENSION)/node_modules ## check it and package it in editors/vscode/dist; only the first time asks the npm registry
+	npm --prefix $(EXTENSION) run --silent check
+	npm --prefix $(EXTENSION) run --silent package
+
+# The tools, in the versions that package-lock.json pins.
+$(EXTENSION)/node_modules: $(EXTENSION)/package-lock.json
+	npm --prefix $(EXTENSION) ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+.PHONY: test-vscode
+test-vscode: vsix ## test it in a real workbench, in Chromium, on a cluster (Linux, root)
+	npm --prefix $(EXTENSION) run --silent test
+	$(EXTENSION)/test/workbench/install.sh $(WORKBENCH)
+	KUBEDELVE_TEST_CODE_SERVER=$(WORKBENCH) go test -tags 'integration vscode' -count=1 -timeout 30m -run VSCode -v ./internal/e2e | .ci/noskip
+
 ##@ The test cluster (Linux, root)
 
 CLUSTER ?= default
@@ -107,7 +129,7 @@ cluster-status: ## list the clusters
 
 .PHONY: clean
 clean: ## remove what make has built here
-	rm -rf bin dist
+	rm -rf bin dist $(EXTENSION)/dist
 
 .PHONY: help
 help: ## this list

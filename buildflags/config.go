@@ -36,7 +36,7 @@ type Config struct {
 	// CGO is "on", "off" or "auto". Default: "auto", which is what CGO_ENABLED
 	// says if it is set, and else on only if a package outside the standard
 	// library needs it, so that the binary starts in images without a libc.
-	CGO string `json:"cgo,omitempty"`
+	CGO string `json:"cgo,omitempty" enum:"on off auto"`
 
 	// Trimpath builds with -trimpath. The source paths in the binary then need
 	// Binary.Sources. Default: false, also if GOFLAGS or Flags have -trimpath.

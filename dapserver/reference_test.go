@@ -47,8 +47,16 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// attributes makes a table of a struct's fields, as they are in JSON.
-func attributes(t *testing.T, file, name string) string {
+// field is a field of a struct, as users see it.
+type field struct {
+	field     *ast.Field
+	attribute string // its name in JSON
+	kind      string // its type in Go
+	text      string // its comment
+}
+
+// describe reads the fields of a struct that are in JSON.
+func describe(t *testing.T, file, name string) []field {
 	t.Helper()
 	fset := token.NewFileSet()
 	parsed, err := parser.ParseFile(fset, file, nil, parser.ParseComments)
@@ -71,8 +79,7 @@ func attributes(t *testing.T, file, name string) string {
 	for _, f := range fields {
 		names[f.Names[0].Name] = attributeOf(f)
 	}
-	var out strings.Builder
-	out.WriteString("\n| attribute | type | |\n| --- | --- | --- |\n")
+	var described []field
 	for _, f := range fields {
 		attribute := attributeOf(f)
 		if attribute == "" {
@@ -82,19 +89,35 @@ func attributes(t *testing.T, file, name string) string {
 		if err := format.Node(&kind, fset, f.Type); err != nil {
 			t.Fatal(err)
 		}
-		comment := forUsers(f.Names[0].Name, f.Doc.Text(), names)
-		_, _ = fmt.Fprintf(&out, "| `%s` | %s | %s |\n", attribute, jsonType(kind.String()), comment)
+		described = append(described, field{f, attribute, kind.String(), forUsers(f.Names[0].Name, f.Doc.Text(), names)})
+	}
+	return described
+}
+
+// attributes makes a table of a struct's fields, as they are in JSON.
+func attributes(t *testing.T, file, name string) string {
+	t.Helper()
+	var out strings.Builder
+	out.WriteString("\n| attribute | type | |\n| --- | --- | --- |\n")
+	for _, f := range describe(t, file, name) {
+		text := strings.ReplaceAll(strings.ReplaceAll(f.text, "|", `\|`), "<", "&lt;")
+		_, _ = fmt.Fprintf(&out, "| `%s` | %s | %s |\n", f.attribute, jsonType(f.kind), text)
 	}
 	return out.String() + "\n"
 }
 
 // attributeOf is a field's name in JSON; empty if it has none.
 func attributeOf(f *ast.Field) string {
+	name, _, _ := strings.Cut(tagOf(f, "json"), ",")
+	return strings.TrimPrefix(name, "-")
+}
+
+// tagOf is a field's tag with the key; empty if it has none.
+func tagOf(f *ast.Field, key string) string {
 	if f.Tag == nil {
 		return ""
 	}
-	name, _, _ := strings.Cut(reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("json"), ",")
-	return strings.TrimPrefix(name, "-")
+	return reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get(key)
 }
 
 // forUsers rewords a field's comment, which is for programmers: what stands beside
@@ -122,8 +145,7 @@ func forUsers(field, comment string, names map[string]string) string {
 			words[i] = "`" + names[name] + "`" + end
 		}
 	}
-	text := strings.Join(words, " ")
-	return strings.ReplaceAll(strings.ReplaceAll(text, "|", `\|`), "<", "&lt;")
+	return strings.Join(words, " ")
 }
 
 // jsonType says what a field is in JSON.

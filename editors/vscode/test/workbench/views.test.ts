@@ -1,0 +1,80 @@
+// What can be found and chosen by mouse: the views of targets and sessions, the pickers, a compound.
+
+import * as assert from 'node:assert/strict';
+import { mkdir } from 'node:fs/promises';
+import * as path from 'node:path';
+import { patience, Workbench } from './page';
+import { Server } from './server';
+import { request, setting } from './surroundings';
+
+suite('views and pickers', function () {
+    this.timeout(2 * patience);
+    this.bail(true); // each test goes on where the one before ended
+    const namespace = setting('NAMESPACE');
+    let server: Server | undefined, workbench: Workbench;
+
+    suiteSetup(async () => {
+        const home = setting('HOME_DIR');
+        await mkdir(setting('SHOTS'), { recursive: true });
+        server = await Server.start(setting('CODE_SERVER'), home, setting('VSIX'), { 'kubedelve.path': setting('PROGRAM') });
+        workbench = await Workbench.open(server.url, setting('WORKSPACE'), path.join(home, 'chromium'), setting('SHOTS'));
+    });
+    suiteTeardown(async () => {
+        await workbench.shot('views-end');
+        await workbench.close();
+        await server?.stop();
+    });
+
+    test('the view has namespaces, workloads and containers, nodes and components', async () => {
+        await workbench.page.locator('.activitybar [aria-label="kubedelve"]').first().click();
+        await workbench.expand('Targets', namespace);
+        await workbench.expand('Targets', 'deploy/middle');
+        await workbench.row('Targets', 'app').waitFor();
+        await workbench.expand('Targets', 'Nodes');
+        await workbench.row('Targets', /linux\//).first().waitFor();
+    });
+
+    test('its debug button asks for the program only, and the session is in the view', async () => {
+        await workbench.press('Targets', 'deploy/middle', 'Debug a Workload');
+        await workbench.pick('The program of deploy/middle', './middle');
+        await workbench.says('now serves');
+        await workbench.page.locator('.statusbar-item', { hasText: /deploy\/middle · middle-kubedelve-/ }).waitFor();
+        await workbench.page.locator('.activitybar [aria-label="kubedelve"]').first().click();
+        await workbench.row('Sessions', 'deploy/middle').waitFor();
+        await workbench.shot('views');
+    });
+
+    test('the restore button of the session ends it', async () => {
+        await workbench.press('Sessions', 'deploy/middle', 'Restore');
+        await workbench.row('Sessions', 'deploy/middle').waitFor({ state: 'detached' });
+        await workbench.ended();
+        assert.equal(await request('item=tea&count=2'), 'front: 2 tea cost 12');
+    });
+
+    test('what a configuration leaves out is chosen from lists', async () => {
+        await workbench.command('kubedelve: Debug a Workload…');
+        await workbench.pick('The namespace', namespace);
+        await workbench.pick('What to debug', 'deploy/front');
+        await workbench.shot('picker');
+        await workbench.pick('The program of deploy/front', './front');
+        await workbench.says('now serves');
+        await workbench.stop();
+        assert.equal(await request('item=tea&count=2'), 'front: 2 tea cost 12');
+    });
+
+    test('a compound debugs two services, and stops both', async () => {
+        await workbench.openFile('middle/main.go', '// BREAKPOINT');
+        await workbench.breakpoint('// BREAKPOINT');
+        await workbench.debug('both tiers');
+        await workbench.until('two sessions', async () => (await workbench.rows('.debug-call-stack')).filter(row => /^(front|middle)\b/.test(row)).length === 2);
+        await workbench.page.locator('.statusbar-item', { hasText: /-kubedelve-/ }).waitFor();
+        const answer = request('item=tea&count=2');
+        const { variables } = await workbench.halted('// BREAKPOINT');
+        assert.ok(variables.some(v => /^total\b.*\b12$/s.test(v)), JSON.stringify(variables));
+        await workbench.shot('compound');
+        await workbench.page.keyboard.press('F5');
+        assert.equal(await answer, 'front: 2 tea cost 12');
+        await workbench.stop();
+        assert.equal(await request('item=tea&count=2'), 'front: 2 tea cost 12');
+    });
+});
