@@ -25,7 +25,8 @@ var pullPolicies = []string{string(corev1.PullAlways), string(corev1.PullIfNotPr
 
 // debugFlags are the flags of kubedelve debug.
 type debugFlags struct {
-	global *global
+	global   *global
+	terminal bool // there is a debugger in this terminal, who begins at the entry
 
 	program, container, listen, output string
 	logDAP                             string
@@ -100,6 +101,13 @@ With -o json each line of standard output is an object with the members event, s
 		RunE:              func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 		ValidArgsFunction: completeTargets(g),
 	}
+	f.add(cmd)
+	addOutput(cmd, &f.output)
+	return cmd
+}
+
+// add adds the flags that say what is debugged and how.
+func (f *debugFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.program, "program", ".", "the main package: a folder, a Go file in it, or an import path")
 	flags.StringVarP(&f.container, "container", "c", "", "the container; needed if the pod has several")
@@ -124,9 +132,7 @@ With -o json each line of standard output is an object with the members event, s
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	addLogDAP(cmd, &f.logDAP)
-	addOutput(cmd, &f.output)
-	completeTargetFlags(cmd, g)
-	return cmd
+	completeTargetFlags(cmd, f.global)
 }
 
 // addOutput adds -o.
@@ -212,7 +218,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		}
 		console.tell(event{Event: "restored", Text: "restored"})
 	}()
-	if !f.stopOnEntry {
+	if !f.stopOnEntry && !f.terminal {
 		if err := l.eachReplica(func(s *kubelaunch.Session) error { return s.Resume(ctx) }); err != nil {
 			return err
 		}
@@ -220,14 +226,17 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 	address := listener.Addr().String()
 	console.tell(event{
 		Event: "ready", Session: l.session.ID, Listen: address, Place: l.session.Place(), Tunnel: l.session.Tunnel(),
-		Text: readyText(l, address),
+		Text: f.readyText(l, address),
 	})
 	d := &debuggers{launched: l, seat: &dapserver.Seat{}, takeOver: f.takeOver, log: log, messages: messages, note: console.Note}
+	if f.terminal {
+		return holdInTerminal(ctx, d, listener, console, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
 	return hold(ctx, d, listener, console, cmd.OutOrStdout(), cmd.ErrOrStderr())
 }
 
 // readyText tells what the user can do now.
-func readyText(l *launched, address string) string {
+func (f *debugFlags) readyText(l *launched, address string) string {
 	where, more := l.session.Place(), ""
 	if pods := l.pods(); len(pods) > 1 {
 		where = fmt.Sprintf("%d pods, %s", len(pods), strings.Join(pods, ", "))
@@ -237,6 +246,9 @@ func readyText(l *launched, address string) string {
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {
 		what, end = l.name+" runs under Delve on this machine", "Ctrl-C ends it"
+	}
+	if f.terminal {
+		return what + "\n         it waits at its entry; \"continue\" lets it go on, \"exit\" ends the session"
 	}
 	return fmt.Sprintf("%s\n         connect to %s: VS Code (attach, mode remote), GoLand (Go Remote), dlv connect %s%s\n         %s", what, address, address, more, end)
 }

@@ -78,16 +78,22 @@ func (d *debuggers) clearStale(ctx context.Context) {
 	}
 }
 
-// clear has Delve forget breakpoints while nobody is connected to it, see
-// clearBreakpoints.
+// clear is clearOver for the session that this process keeps.
 func (d *debuggers) clear(ctx context.Context, resume bool) error {
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
 	defer cancel()
-	conn, err := d.launched.session.Dial(ctx, kubelaunch.DialOptions{})
+	return clearOver(ctx, func(ctx context.Context) (net.Conn, error) {
+		return d.launched.session.Dial(ctx, kubelaunch.DialOptions{})
+	}, resume)
+}
+
+// clearOver has Delve forget breakpoints while nobody is connected to it, see
+// clearBreakpoints.
+func clearOver(ctx context.Context, dial func(context.Context) (net.Conn, error), resume bool) error {
+	conn, err := dial(ctx)
 	if err != nil {
 		return err
 	}
-	_ = conn.SetDeadline(time.Now().Add(clearTimeout))
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	return clearBreakpoints(conn, resume)

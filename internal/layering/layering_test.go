@@ -59,8 +59,15 @@ var rules = []rule{
 	},
 	{
 		of:     module + "/cmd/kubedelve",
-		ban:    []string{"github.com/go-delve/...", module + "/internal/agent"},
-		reason: "Delve is the agent's; beside the editor it would be 12 MB that never run",
+		ban:    []string{module + "/internal/agent"},
+		reason: "it is for the pod; beside the editor it would be 12 MB that never run",
+	},
+	{
+		of:     module + "/...",
+		except: []string{module + "/internal/agent", module + "/internal/terminal", module + "/internal/bench/..."},
+		direct: true,
+		ban:    []string{"github.com/go-delve/..."},
+		reason: "Delve is the agent's; beside the editor there is its terminal, in one place, and 4 MB in the program",
 	},
 	{
 		of:     module + "/internal/tunnel",
@@ -103,6 +110,11 @@ var rules = []rule{
 		reason: "a test client that shared code with the server would share its mistakes",
 	},
 	{
+		of:     module + "/internal/pty",
+		only:   []string{"std", "golang.org/x/..."},
+		reason: "it is about terminals, whatever runs on them",
+	},
+	{
 		of:     module + "/internal/testcluster",
 		ban:    []string{module + "/kubelaunch", module + "/dapserver", module + "/buildflags", module + "/cmd/..."},
 		reason: "the end-to-end tests see kubedelve as its users do: as a program",
@@ -122,7 +134,7 @@ var rules = []rule{
 	{
 		of:     module + "/...",
 		except: []string{module + "/internal/testcluster", module + "/internal/demo", module + "/internal/bench"},
-		ban:    []string{module + "/internal/testcluster", module + "/internal/editor", module + "/internal/demo"},
+		ban:    []string{module + "/internal/testcluster", module + "/internal/editor", module + "/internal/demo", module + "/internal/pty"},
 		reason: "they are for tests, the demo and the benchmarks",
 	},
 	{

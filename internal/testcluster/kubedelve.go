@@ -61,6 +61,10 @@ func (c *Cluster) exec(k Command) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// Command makes the process of a command, for a test that starts it itself. It is not
+// killed when a context ends.
+func (c *Cluster) Command(k Command) (*exec.Cmd, error) { return c.exec(k) }
+
 // goCache is the go command's cache.
 var goCache = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "env", "GOCACHE").Output()
