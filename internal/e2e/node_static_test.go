@@ -36,11 +36,17 @@ func newStaticSession(t *testing.T) *staticSession {
 		t.Fatal(err)
 	}
 	s := &staticSession{nodeSession: startNode(t, "node-static", "kubeadm")}
-	s.checkOut(t)
+	// The first one of a cluster has an environment of its own: there were no Services yet.
+	s.inNode(t, `mv "$1" "$2"; while pgrep -x kube-controller; do sleep 0.1; done
+mv "$2" "$1"; until pgrep -x kube-controller; do sleep 0.1; done`, managerManifest, "/etc/kubernetes/manifests/.away")
 	var err error
 	if s.pod, _, err = s.StaticPod(within(t), manager); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.AwaitStaticPod(within(t), manager, s.pod); err != nil {
+		t.Fatal(err)
+	}
+	s.checkOut(t)
 	s.manifest = s.file(t)
 	return s
 }
