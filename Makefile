@@ -44,7 +44,7 @@ test: check lint unit integration ## everything: as CI does
 
 .PHONY: check
 check: ## gofmt, go mod tidy, go vet
-	@unformatted=$$(gofmt -s -l .); [[ -z $$unformatted ]] || { echo "not formatted (make fmt): $$unformatted" >&2; exit 1; }
+	@unformatted=$$(find . -name node_modules -prune -o -name '*.go' -print | xargs gofmt -s -l); [[ -z $$unformatted ]] || { echo "not formatted (make fmt): $$unformatted" >&2; exit 1; }
 	for m in $(MODULES); do go -C $$m mod tidy -diff; done
 	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration,vscode ./...; done
 

@@ -2,6 +2,9 @@ module github.com/kubedelve/kubedelve
 
 go 1.26.0
 
+// npm's packages bring Go files of their own.
+ignore ./editors/vscode/node_modules
+
 require (
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/fsnotify/fsnotify v1.10.1
