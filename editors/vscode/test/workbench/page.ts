@@ -11,16 +11,36 @@ export class Workbench {
     private constructor(private readonly browser: BrowserContext, readonly page: Page, private readonly folder: string, private readonly shots: string) {}
 
     static async open(url: string, folder: string, profile: string, shots: string): Promise<Workbench> {
+        const workbench = await Workbench.start(profile, folder, shots);
+        await workbench.page.goto(`${url}/?folder=${encodeURIComponent(folder)}`);
+        await workbench.page.locator('.explorer-folders-view .monaco-list-row').first().waitFor();
+        return workbench;
+    }
+
+    /** Starts a browser with an empty page. */
+    static async start(profile: string, folder: string, shots: string): Promise<Workbench> {
         const browser = await chromium.launchPersistentContext(profile, {
             executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium', headless: true, viewport: { width: 1280, height: 800 },
             args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
         });
         const page = browser.pages()[0] ?? await browser.newPage();
         page.setDefaultTimeout(patience);
-        const workbench = new Workbench(browser, page, folder, shots);
-        await page.goto(`${url}/?folder=${encodeURIComponent(folder)}`);
-        await page.locator('.explorer-folders-view .monaco-list-row').first().waitFor();
-        return workbench;
+        return new Workbench(browser, page, folder, shots);
+    }
+
+    /**
+     * Opens the workbench in the way in which VS Code tests itself in a browser: it loads the extension
+     * of a folder, runs the tests of a module, and tells the page how they ended. Returns that exit code.
+     */
+    async runTests(url: string, extension: string, tests: string): Promise<number> {
+        const ended = new Promise<number>(resolve => {
+            void this.page.exposeFunction('codeAutomationExit', resolve);
+        });
+        await this.page.exposeFunction('codeAutomationLog', () => undefined);
+        const remote = (file: string): string => `vscode-remote://${new URL(url).host}${file}`;
+        const payload = JSON.stringify([['extensionDevelopmentPath', remote(extension)], ['extensionTestsPath', remote(tests)], ['skipWelcome', 'true']]);
+        await this.page.goto(`${url}/?folder=${encodeURIComponent(this.folder)}&payload=${encodeURIComponent(payload)}`);
+        return ended;
     }
 
     async close(): Promise<void> {

@@ -1,4 +1,4 @@
-// What can be found and chosen by mouse: the views of targets and sessions, the pickers, a compound.
+// What can be found and chosen by mouse: the views of targets and sessions, the pickers.
 
 import * as assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
@@ -58,22 +58,6 @@ suite('views and pickers', function () {
         await workbench.shot('picker');
         await workbench.pick('The program of deploy/front', './front');
         await workbench.says('now serves');
-        await workbench.stop();
-        assert.equal(await request('item=tea&count=2'), 'front: 2 tea cost 12');
-    });
-
-    test('a compound debugs two services, and stops both', async () => {
-        await workbench.openFile('middle/main.go', '// BREAKPOINT');
-        await workbench.breakpoint('// BREAKPOINT');
-        await workbench.debug('both tiers');
-        await workbench.until('two sessions', async () => (await workbench.rows('.debug-call-stack')).filter(row => /^(front|middle)\b/.test(row)).length === 2);
-        await workbench.page.locator('.statusbar-item', { hasText: /-kubedelve-/ }).waitFor();
-        const answer = request('item=tea&count=2');
-        const { variables } = await workbench.halted('// BREAKPOINT');
-        assert.ok(variables.some(v => /^total\b.*\b12$/s.test(v)), JSON.stringify(variables));
-        await workbench.shot('compound');
-        await workbench.page.keyboard.press('F5');
-        assert.equal(await answer, 'front: 2 tea cost 12');
         await workbench.stop();
         assert.equal(await request('item=tea&count=2'), 'front: 2 tea cost 12');
     });
