@@ -139,6 +139,11 @@ type Target struct {
 	// without breakpoints, like "30m": its Lease is renewed on its behalf for
 	// that long. Default: 30 min.
 	Hold string `json:"hold,omitempty"`
+
+	// NodeVia is the way into a node: "api" (a pod there, which the API server
+	// dials), "direct" (this machine dials it, which works while the API server is
+	// halted) or "ssh:USER@HOST" (no pod, and no cluster is asked). Default: "api".
+	NodeVia string `json:"nodeVia,omitempty"`
 }
 
 // Replicas is a number, or "all". In a launch configuration it may be a JSON number.

@@ -186,6 +186,9 @@ func (p *NodePlacement) Examine(ctx context.Context) []Finding {
 }
 
 func (p *NodePlacement) checks() []check {
+	if p.Via.SSH() {
+		return nil // the node decides
+	}
 	return []check{
 		{"rights", func(ctx context.Context) (string, error) {
 			return "you have all that a session takes", checkNodeRights(ctx, p.cluster)

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubedelve/kubedelve/buildflags"
+	"github.com/kubedelve/kubedelve/internal/remoteshell"
 )
 
 // NodePlacement is a service of a node that was found as far as the cluster knows of it.
@@ -20,14 +21,16 @@ import (
 type NodePlacement struct {
 	Target   Target
 	Platform buildflags.Platform // of the node
+	Via      NodeVia             // the way into the node
 
-	cluster *Cluster // with the session's own namespace
-	node    *corev1.Node
-	version string // of Kubernetes, if the service is a part of it
+	cluster *Cluster     // with the session's own namespace; nil: by ssh
+	node    *corev1.Node // nil: by ssh
+	version string       // of Kubernetes, if the service is a part of it
+	agent   string       // the agent's program, by ssh
 }
 
 // ResolveNode finds a target of the kind [KindNode] in the cluster.
-func ResolveNode(ctx context.Context, c *Cluster, target Target) (*NodePlacement, error) {
+func ResolveNode(ctx context.Context, c *Cluster, via NodeVia, target Target) (*NodePlacement, error) {
 	if target.Kind != KindNode {
 		return nil, fmt.Errorf("target %s is not on a node", target)
 	}
@@ -44,7 +47,7 @@ func ResolveNode(ctx context.Context, c *Cluster, target Target) (*NodePlacement
 	own := *c
 	own.Namespace = nodeNamespace(target)
 	return &NodePlacement{
-		Target: target, cluster: &own, node: node, version: versionOf(ctx, c, target, node),
+		Target: target, Via: via, cluster: &own, node: node, version: versionOf(ctx, c, target, node),
 		Platform: buildflags.Platform{OS: node.Status.NodeInfo.OperatingSystem, Arch: node.Status.NodeInfo.Architecture},
 	}, nil
 }
@@ -109,4 +112,12 @@ func (p *NodePlacement) LDFlags() string {
 		flags = append(flags, "-X "+pkg+".gitVersion="+version, "-X "+pkg+".gitMajor="+major, "-X "+pkg+".gitMinor="+minor)
 	}
 	return strings.Join(flags, " ")
+}
+
+// open returns the way into the node for a session.
+func (p *NodePlacement) open(o Options) nodeDoor {
+	if p.Via.SSH() {
+		return &sshDoor{host: remoteshell.Host{Name: p.Via.ssh}, target: p.Target, options: o, agent: p.agent}
+	}
+	return &podDoor{placement: p, options: o, cluster: p.cluster}
 }

@@ -121,3 +121,18 @@ func TestLeaseHold(t *testing.T) {
 		}
 	}
 }
+
+func TestParseNodeVia(t *testing.T) {
+	for text, want := range map[string]NodeVia{
+		"": {}, "api": {}, "direct": {dials: true}, "ssh:root@n1": {ssh: "root@n1"}, "ssh:alias": {ssh: "alias"},
+	} {
+		if got, err := ParseNodeVia(text); err != nil || got != want {
+			t.Errorf("%q is %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"ssh:", "ssh:-oProxyCommand=x", "ssh", "http://n1", "n1"} {
+		if got, err := ParseNodeVia(text); err == nil {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+}

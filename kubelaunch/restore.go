@@ -268,6 +268,15 @@ type Info struct {
 	Created   time.Time `json:"created"`
 
 	journal *journal
+	door    *sshDoor // by which the session came to a node, without a journal in a cluster
+}
+
+// Where names the target and the namespace that the session is in, if it is in one.
+func (i Info) Where() string {
+	if i.Namespace == "" {
+		return i.Target
+	}
+	return i.Target + " in namespace " + i.Namespace
 }
 
 // Sessions lists the sessions in the cluster's namespace, or in all namespaces if
@@ -380,6 +389,9 @@ func Find(infos []Info, name string) (Info, error) {
 func Restore(ctx context.Context, info Info, progress func(stage string)) error {
 	if progress == nil {
 		progress = func(string) {}
+	}
+	if info.door != nil {
+		return info.door.undo(ctx, progress)
 	}
 	if err := info.journal.end(ctx, owner()); err != nil {
 		return err

@@ -34,6 +34,8 @@ const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
   node    --config FILE              debug a service of the node: from a pod
   helper  --debug                    the same in the node's namespaces; the
                                      configuration is read from standard input
+  arrive                             the same without a pod, from the node itself: start
+                                     a helper that goes on, and write its folder
   stand-in --dir DIR [-- COMMAND [ARG]...]
                                      stand in for a service of the node
   hold    --dir DIR                  supervise its component
@@ -89,6 +91,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		code, err = node(ctx, *config, args[1:])
 	case "helper":
 		code, err = helper(ctx, stdin, log)
+	case "arrive":
+		err = arrive(stdin, stdout)
 	case "stand-in":
 		ctx, stop := signals(ctx, func(syscall.Signal) {})
 		defer stop()
@@ -205,6 +209,19 @@ func node(ctx context.Context, config string, flags []string) (int, error) {
 		return 1, fmt.Errorf("agent configuration: %w", err)
 	}
 	return nodeservice.EnterHost(ctx, data, append([]string{"helper"}, flags...)...)
+}
+
+// arrive is what kubedelve runs on a node that it came to by ssh.
+func arrive(config io.Reader, stdout io.Writer) error {
+	data, err := io.ReadAll(io.LimitReader(config, 1<<20))
+	if err != nil {
+		return fmt.Errorf("agent configuration: %w", err)
+	}
+	dir, err := nodeservice.Arrive(data, agent.SocketPath)
+	if err == nil {
+		_, err = fmt.Fprintln(stdout, dir)
+	}
+	return err
 }
 
 func helper(ctx context.Context, config io.Reader, log *slog.Logger) (int, error) {

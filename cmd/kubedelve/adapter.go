@@ -55,6 +55,9 @@ func requestOf(cfg *dapserver.LaunchConfig) (request, error) {
 		target: cfg.Target.Name, container: cfg.Target.Container, options: options, mode: reload.Mode(cfg.HotReload),
 		cluster: func() (*kubelaunch.Cluster, error) { return clusterFor(cfg.Target) },
 	}
+	if r.via, err = kubelaunch.ParseNodeVia(cfg.Target.NodeVia); err != nil {
+		return r, fmt.Errorf("target.nodeVia %w", err)
+	}
 	if r.mode == "" {
 		r.mode = reload.OnSave
 	}

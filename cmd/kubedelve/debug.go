@@ -38,6 +38,7 @@ type debugFlags struct {
 	replicas                           string
 	keepReplicas, keepReadiness        bool
 	grace, ttl, hold, reloadGrace      time.Duration
+	nodeVia                            string
 	hotReload                          string
 }
 
@@ -131,6 +132,7 @@ func (f *debugFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
+	flags.StringVar(&f.nodeVia, "node-via", "api", "the way into a node: api, direct (this machine dials the node) or ssh:USER@HOST (no cluster is asked)")
 	addLogDAP(cmd, &f.logDAP)
 	completeTargetFlags(cmd, f.global)
 }
@@ -175,6 +177,9 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 		r.options.Grace = 0 // shorter, see kubelaunch.Local
 	}
 	var err error
+	if r.via, err = kubelaunch.ParseNodeVia(f.nodeVia); err != nil {
+		return r, usagef(cmd, "--node-via %w", err)
+	}
 	if r.options.Replicas, err = parseReplicas(f.replicas); err != nil {
 		return r, usagef(cmd, "--replicas %w", err)
 	}

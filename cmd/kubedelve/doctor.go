@@ -150,7 +150,7 @@ func (d *diagnosis) examine(ctx context.Context, r request, log logger) {
 // target looks at a target in the cluster, and returns the platform that it is on.
 func (d *diagnosis) target(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaunch.Target, r request) (node buildflags.Platform) {
 	if target.Kind == kubelaunch.KindNode {
-		p, err := kubelaunch.ResolveNode(ctx, cluster, target)
+		p, err := kubelaunch.ResolveNode(ctx, cluster, kubelaunch.NodeVia{}, target)
 		if err == nil {
 			node = p.Platform
 		}

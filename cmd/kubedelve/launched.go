@@ -22,6 +22,8 @@ type launched struct {
 	programs programs
 	node     buildflags.Platform // where it runs; zero: not known, or this machine
 	name     string              // of the program's file
+	// restoreFlag is what "kubedelve restore" needs besides the session.
+	restoreFlag string
 
 	stop    context.CancelFunc // ends the reloader's Run
 	running sync.WaitGroup     // counts it
@@ -114,7 +116,7 @@ func finish(ctx context.Context, l *launched, report reporter) error {
 	defer cancel()
 	if err := l.close(ctx, report.Stage); err != nil {
 		return errors.Join(fmt.Errorf("restoring %s: %w", l.session.Target, err),
-			fmt.Errorf("try again with: kubedelve restore %s", l.session.ID))
+			fmt.Errorf("try again with: kubedelve restore %s%s", l.session.ID, l.restoreFlag))
 	}
 	return nil
 }

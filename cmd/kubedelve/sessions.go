@@ -14,15 +14,29 @@ import (
 
 // sessionScope is where status and restore look.
 type sessionScope struct {
-	global *global
-	every  bool // -A
+	global  *global
+	every   bool   // -A
+	nodeVia string // --node-via
 }
 
 func (s *sessionScope) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&s.every, "all-namespaces", "A", false, "look in all namespaces")
+	cmd.Flags().StringVar(&s.nodeVia, "node-via", "", "ssh:USER@HOST: look on a node for sessions that came there by ssh, and not in the cluster")
 }
 
+// list returns no cluster if it did not look in one.
 func (s *sessionScope) list(ctx context.Context) ([]kubelaunch.Info, *kubelaunch.Cluster, error) {
+	if s.nodeVia != "" {
+		via, err := kubelaunch.ParseNodeVia(s.nodeVia)
+		if err == nil && !via.SSH() {
+			err = fmt.Errorf("--node-via %s: sessions that did not come by ssh are found in the cluster, without this flag", s.nodeVia)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		infos, err := kubelaunch.NodeSessions(ctx, via)
+		return infos, nil, err
+	}
 	cluster, err := s.global.cluster()
 	if err != nil {
 		return nil, nil, err
@@ -53,9 +67,12 @@ func newStatus(g *global) *cobra.Command {
 				return writeJSON(cmd, infos)
 			}
 			if len(infos) == 0 {
-				where := "in namespace " + cluster.Namespace
-				if scope.every {
-					where = "in any namespace"
+				where := "in any namespace"
+				switch {
+				case cluster == nil:
+					where = "that came to this node by ssh"
+				case !scope.every:
+					where = "in namespace " + cluster.Namespace
 				}
 				_, err := fmt.Fprintf(cmd.ErrOrStderr(), "No sessions %s.\n", where)
 				return err
@@ -130,10 +147,10 @@ Without an argument it ends the only session there is.`,
 			var errs []error
 			for _, info := range infos {
 				if err := kubelaunch.Restore(cmd.Context(), info, console.Stage); err != nil {
-					errs = append(errs, fmt.Errorf("restoring %s in namespace %s: %w", info.Target, info.Namespace, err))
+					errs = append(errs, fmt.Errorf("restoring %s: %w", info.Where(), err))
 					continue
 				}
-				console.tell(event{Event: "restored", Session: info.ID, Text: "restored " + info.Target + " in namespace " + info.Namespace})
+				console.tell(event{Event: "restored", Session: info.ID, Text: "restored " + info.Where()})
 			}
 			return errors.Join(errs...)
 		},

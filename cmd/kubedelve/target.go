@@ -23,6 +23,7 @@ import (
 type request struct {
 	target    string
 	container string
+	via       kubelaunch.NodeVia
 	build     buildflags.Config
 	mode      reload.Mode
 	options   kubelaunch.Options
@@ -81,12 +82,12 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	if target.Kind == kubelaunch.KindLocal {
 		return startLocal(ctx, r, log, report)
 	}
+	if target.Kind == kubelaunch.KindNode {
+		return startNode(ctx, target, r, log, report)
+	}
 	cluster, err := r.cluster()
 	if err != nil {
 		return nil, err
-	}
-	if target.Kind == kubelaunch.KindNode {
-		return startNode(ctx, cluster, target, r, log, report)
 	}
 	report.Stage(fmt.Sprintf("finding %s in namespace %s", target, cluster.Namespace))
 	placement, err := kubelaunch.Resolve(ctx, cluster, target, r.container)
@@ -108,9 +109,9 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	return l.begin(placement.Launch(ctx, binary, r.options))
 }
 
-func startNode(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaunch.Target, r request, log logger, report reporter) (*launched, error) {
+func startNode(ctx context.Context, target kubelaunch.Target, r request, log logger, report reporter) (*launched, error) {
 	report.Stage("finding " + target.String())
-	placement, err := kubelaunch.ResolveNode(ctx, cluster, target)
+	placement, err := findNode(ctx, target, r)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +129,20 @@ func startNode(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaun
 	if err != nil {
 		return nil, err
 	}
-	l.node = node
+	l.node, l.restoreFlag = node, placement.Via.Flag()
 	return l.begin(placement.Launch(ctx, binary, r.options))
+}
+
+// findNode asks the node itself by ssh, or the cluster.
+func findNode(ctx context.Context, target kubelaunch.Target, r request) (*kubelaunch.NodePlacement, error) {
+	if r.via.SSH() {
+		return kubelaunch.ResolveNodeSSH(ctx, r.via, target, func(p buildflags.Platform) (string, error) { return agentbinary.FindFor(p.OS, p.Arch) })
+	}
+	cluster, err := r.cluster()
+	if err != nil {
+		return nil, err
+	}
+	return kubelaunch.ResolveNode(ctx, cluster, r.via, target)
 }
 
 // hasFlag tells whether flags of the go command have one of that name.

@@ -242,6 +242,9 @@ type Config struct {
 	// Leader says that the component may lead others, by a Lease that the client renews
 	// while it is halted. With no client for Grace another one may lead: it must not go on.
 	Leader bool `json:"leader,omitempty"`
+	// Record is what a client needs to restore a session that nothing else tells of. The
+	// agent only keeps it.
+	Record json.RawMessage `json:"record,omitempty"`
 	// Temporary makes the agent remove its folder when it ends.
 	Temporary bool `json:"temporary,omitempty"`
 }

@@ -6,14 +6,26 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 )
 
 // Env names the variable whose value is taken first, a path.
 const Env = "KUBEDELVE_AGENT"
 
-// Find returns the agent's path: the one that $KUBEDELVE_AGENT names, or the one
-// beside this executable, as the release archive and make build put it.
-func Find() (string, error) {
+// Find returns the agent's path for this machine: the one that $KUBEDELVE_AGENT names, or
+// the one beside this executable, as the release archive and make build put it.
+func Find() (string, error) { return find("kubedelve-agent") }
+
+// FindFor returns the agent's path for a platform, which may be another one than this
+// machine's: as [Find], but for the name.
+func FindFor(goos, goarch string) (string, error) {
+	if goos == runtime.GOOS && goarch == runtime.GOARCH {
+		return Find()
+	}
+	return find("kubedelve-agent-" + goos + "-" + goarch)
+}
+
+func find(name string) (string, error) {
 	if path := os.Getenv(Env); path != "" {
 		if _, err := os.Stat(path); err != nil {
 			return "", fmt.Errorf("$%s: %w", Env, err)
@@ -27,9 +39,9 @@ func Find() (string, error) {
 	if real, err := filepath.EvalSymlinks(self); err == nil { // kubectl-delve is a link
 		self = real
 	}
-	path := filepath.Join(filepath.Dir(self), "kubedelve-agent")
+	path := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("there is no kubedelve-agent beside %s: install both programs in one folder, or name it in $%s", self, Env)
+		return "", fmt.Errorf("there is no %s beside %s: install both programs in one folder, or name it in $%s", name, self, Env)
 	}
 	return path, nil
 }

@@ -68,21 +68,27 @@ func (s *nodeSession) config(hold string) map[string]any {
 }
 
 // debugKubelet is F5 on the kubelet's configuration.
-func (s *nodeSession) debug(t *testing.T, hold string, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
+func (s *nodeSession) debugKubelet(t *testing.T, hold string, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	adapter, err := s.BeginAdapter(testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv})
+	return s.debug(t, testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv}, s.config(hold), breakpoints...)
+}
+
+// debug is F5 on a configuration.
+func (s *nodeSession) debug(t *testing.T, command testcluster.Command, config map[string]any, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
+	t.Helper()
+	adapter, err := s.BeginAdapter(command)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = adapter.Kill() })
 	began := time.Now()
-	d, _, err := editor.Start(withinBuild(t), adapter, "launch", s.config(hold), breakpoints...)
+	d, _, err := editor.Start(withinBuild(t), adapter, "launch", config, breakpoints...)
 	if err != nil {
 		_ = d.Close()
 		_, stderr, _ := adapter.Wait(within(t))
 		t.Fatalf("%v\n%s\n%s", err, d.Output(), stderr)
 	}
-	t.Logf("from F5 to a kubelet that runs: %.1f s", time.Since(began).Seconds())
+	t.Logf("from F5 to a service that runs: %.1f s", time.Since(began).Seconds())
 	return d, adapter
 }
 
@@ -143,6 +149,7 @@ type nodeSession struct {
 	version   string
 }
 
+// newNodeSession compiles a kubelet first.
 func newNodeSession(t *testing.T, flavour string) *nodeSession {
 	t.Helper()
 	needNode(t)
@@ -265,7 +272,7 @@ func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 	condition := func(name string) string { return fmt.Sprintf("pod.ObjectMeta.Name == %q", name) }
 	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", add), Condition: condition("first")}
 	syncs := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) SyncPod(", "logger := "), Condition: condition("first")}
-	d, adapter := s.debug(t, "", additions, syncs)
+	d, adapter := s.debugKubelet(t, "", additions, syncs)
 	if err := s.namespace.CreatePod(within(t), "first", "middle"); err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +359,7 @@ func (s *nodeSession) held(t *testing.T) {
 		Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", "kl.podManager.AddPod(pod)"),
 		Condition: `pod.ObjectMeta.Name == "held"`,
 	}
-	d, adapter := s.debug(t, "10s", at)
+	d, adapter := s.debugKubelet(t, "10s", at)
 	if err := s.namespace.CreatePod(within(t), "held", "middle"); err != nil {
 		t.Fatal(err)
 	}
@@ -493,6 +500,7 @@ func TestIntegrationNodeProcess(t *testing.T) {
 		s.startProcess(t)
 		s.serviceKills(t, map[string]string{"component": "bin/", "Delve": "delve ", "agent": "hold ", "keeper": "stand-in "})
 		s.killedClient(t, s.ticker, allStages...)
+		s.killedAgent(t)
 	})
 }
 
@@ -505,6 +513,7 @@ func TestIntegrationNodeUnit(t *testing.T) {
 		s.watchdog(t)
 		s.serviceKills(t, map[string]string{"component": "bin/", "Delve": "delve ", "agent": "stand-in "})
 		s.killedClient(t, s.ticker, allStages...)
+		s.killedAgent(t)
 		s.reboot(t)
 	})
 	t.Run("simple", func(t *testing.T) {

@@ -198,6 +198,41 @@ func (s *nodeSession) serviceKills(t *testing.T, kill map[string]string) {
 	s.restored(t)
 }
 
+// agentStages are those at which there is an agent on the node.
+var agentStages = []string{"uploading", "looking for", "taking the place", "loading"}
+
+// killedAgent kills all of the agent at each stage of a start, the helper and Delve with it. The
+// session goes on, or says why not and leaves nothing: nobody has to restore.
+func (s *nodeSession) killedAgent(t *testing.T) {
+	t.Helper()
+	for _, stage := range agentStages {
+		p, err := s.Begin(s.ticker())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Kill() })
+		if _, err := p.Await(within(t), stage, func(e testcluster.Event) bool { return strings.HasPrefix(e.Text, stage) }); err != nil {
+			t.Fatal(err)
+		}
+		agents := slices.Concat(s.pids(t, "/kubedelve-agent "), s.ofSession(t, ""))
+		if killed := s.inNode(t, `for pid; do kill -9 $pid 2> /dev/null && echo $pid; done; true`, agents...); killed == "" {
+			t.Fatalf("none of the agents %q was there to be killed at %q", agents, stage)
+		}
+		_, err = p.AwaitEvent(within(t), "ready")
+		if err == nil {
+			t.Logf("all of the agent killed at %q: the session goes on", stage)
+			s.answers(t, "/var/lib/kubedelve/")
+			end(t, p)
+		} else if code, err := p.Wait(within(t)); err != nil || code != 1 || p.Stderr() == "" {
+			t.Fatalf("all of the agent killed at %q: kubedelve ends with code %d (%v); %s", stage, code, err, p.Story())
+		} else {
+			t.Logf("all of the agent killed at %q: %s", stage, strings.TrimSpace(p.Stderr()))
+		}
+		s.answers(t, tickerPath)
+		s.restored(t)
+	}
+}
+
 // watchdog halts the service for longer than systemd's watchdog allows.
 func (s *nodeSession) watchdog(t *testing.T) {
 	t.Helper()

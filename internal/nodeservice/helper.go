@@ -20,6 +20,9 @@ import (
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
 
+// helperPath is where the helper finds the node's programs.
+const helperPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // EnterHost runs the helper in the namespaces of the node's PID 1, as a child of this
 // process, and returns its exit code. config is given to it.
 func EnterHost(ctx context.Context, config []byte, args ...string) (int, error) {
@@ -56,7 +59,7 @@ func EnterHost(ctx context.Context, config []byte, args ...string) (int, error) 
 	}
 	cmd := exec.Command("/proc/self/exe", args...) //nolint:gosec // this program
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = []string{"PATH=" + helperPath}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = read, os.Stdout, os.Stderr
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
@@ -97,14 +100,28 @@ type Helper struct {
 
 // NewHelper reads the agent's configuration and finds the session's folder.
 func NewHelper(config io.Reader, agent Agent, log *slog.Logger) (*Helper, error) {
-	h := &Helper{agent: agent, log: log}
+	raw, err := io.ReadAll(io.LimitReader(config, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
+	unix.CloseOnExec(helperLockFD) // if there is one, no child is to hold it
+	h, err := parseHelper(raw)
+	if err != nil {
+		return nil, err
+	}
+	h.agent, h.log = agent, log
+	return h, nil
+}
+
+// helperLockFD is where a helper inherits the lock that [Arrive] has taken for it.
+const helperLockFD = 3
+
+func parseHelper(raw []byte) (*Helper, error) {
+	h := &Helper{raw: raw}
+	if err := json.Unmarshal(raw, &h.config); err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
 	var err error
-	if h.raw, err = io.ReadAll(io.LimitReader(config, 1<<20)); err != nil {
-		return nil, fmt.Errorf("agent configuration: %w", err)
-	}
-	if err := json.Unmarshal(h.raw, &h.config); err != nil {
-		return nil, fmt.Errorf("agent configuration: %w", err)
-	}
 	h.dir, err = sessionDir(h.config.Session)
 	return h, err
 }

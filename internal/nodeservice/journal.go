@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,6 +46,17 @@ func sessionDir(session string) (string, error) {
 		return filepath.Join(base, session), nil
 	}
 	return "", fmt.Errorf("no folder for the session: %w", errors.Join(tried...))
+}
+
+// sessionOf returns the session that a program belongs to, or "".
+func sessionOf(program string) string {
+	for _, base := range bases {
+		if below, ok := strings.CutPrefix(program, base+"/"); ok {
+			session, _, _ := strings.Cut(below, "/")
+			return session
+		}
+	}
+	return ""
 }
 
 // removeDir removes a session's folder, and the one above if it was the last. The

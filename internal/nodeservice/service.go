@@ -78,6 +78,9 @@ func Find(name string) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if session := sessionOf(process.Exe); session != "" {
+		return refuse("session %s debugs it already; end that, or run: kubedelve restore %s", session, session)
+	}
 	s := &Service{Name: name, Process: process, Unit: unit}
 	if unit != nil {
 		return s, unit.check()

@@ -57,8 +57,8 @@ func StartNode(ctx context.Context, name, flavour string, programs *Programs, lo
 	return start(ctx, name, "", flavour, programs, log)
 }
 
-func start(ctx context.Context, name, kubeconfig, flavour string, programs *Programs, log io.Writer) (c *Cluster, err error) {
-	c = &Cluster{Kubeconfig: kubeconfig, Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
+func start(ctx context.Context, name, kubeconfig, flavour string, programs *Programs, log io.Writer) (_ *Cluster, err error) {
+	c := &Cluster{Kubeconfig: kubeconfig, Programs: programs, Refs: map[string]string{}, tool: programs.Path("cluster"), log: log}
 	if runtime.GOOS == "linux" {
 		if err := goBuild(ctx, filepath.Join(programs.Root, "testdata", "cluster"), c.tool, "."); err != nil {
 			return nil, err

@@ -71,6 +71,9 @@ func (m *Manager) Up(ctx context.Context, o UpOptions) (kubeconfig string, err e
 		}
 	}
 
+	if err := node.RoomForInotify(); err != nil {
+		return "", err
+	}
 	rec, err := m.create(ctx, o)
 	if err != nil {
 		return "", err

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseHierarchies(t *testing.T) {
@@ -63,5 +65,19 @@ func TestPlansDoNotOverlap(t *testing.T) {
 func TestCommandRefusesForeignProcesses(t *testing.T) {
 	if _, err := Command(t.Context(), "kubedelve-none", 1, "true"); err == nil {
 		t.Error("the host's PID 1 is taken for a node's")
+	}
+}
+
+func TestRoomForInotify(t *testing.T) {
+	if err := roomForInotify(1); err != nil {
+		t.Error(err)
+	}
+	// More than any kernel allows by default, and fewer than there may be descriptors.
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	if err := roomForInotify(int(files.Cur)); err == nil || !strings.Contains(err.Error(), "max_user_instances") { //nolint:gosec // fits
+		t.Errorf("room for %d: %v", files.Cur, err)
 	}
 }
