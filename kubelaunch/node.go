@@ -41,8 +41,8 @@ func ResolveNode(ctx context.Context, c *Cluster, via NodeVia, target Target) (*
 	if err != nil {
 		return nil, fmt.Errorf("reading node %s: %w", target.Name, err)
 	}
-	if slices.Contains(beneathAPI, target.program()) {
-		return nil, fmt.Errorf("%s can't be debugged yet: while it is halted the cluster's API is, and with it the way to the node", target)
+	if slices.Contains(beneathAPI, target.program()) && !via.direct() {
+		return nil, fmt.Errorf("while %s is halted the cluster's API is, and with it this way to the node: use --node-via direct (target.nodeVia in a launch configuration)", target)
 	}
 	own := *c
 	own.Namespace = nodeNamespace(target)
@@ -52,8 +52,7 @@ func ResolveNode(ctx context.Context, c *Cluster, via NodeVia, target Target) (*
 	}, nil
 }
 
-// beneathAPI are the services without which there is no API server, through which the
-// only way leads to a node so far.
+// beneathAPI are the services without which there is no API server.
 var beneathAPI = []string{"kube-apiserver", "etcd"}
 
 var releasePattern = regexp.MustCompile(`^v\d+\.\d+\.\d+`)
