@@ -21,6 +21,10 @@ type sessionScope struct {
 
 func (s *sessionScope) add(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&s.every, "all-namespaces", "A", false, "look in all namespaces")
+}
+
+// addNodeVia is for commands that also do with sessions of which no cluster knows.
+func (s *sessionScope) addNodeVia(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.nodeVia, "node-via", "", "ssh:USER@HOST: look on a node for sessions that came there by ssh, and not in the cluster")
 }
 
@@ -85,6 +89,7 @@ func newStatus(g *global) *cobra.Command {
 		},
 	}
 	scope.add(cmd)
+	scope.addNodeVia(cmd)
 	addOutput(cmd, &output)
 	return cmd
 }
@@ -158,6 +163,7 @@ Without an argument it ends the only session there is.`,
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all sessions in the namespace (with -A: in the cluster)")
 	scope.add(cmd)
+	scope.addNodeVia(cmd)
 	addOutput(cmd, &output)
 	return cmd
 }
