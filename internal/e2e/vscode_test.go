@@ -26,7 +26,7 @@ func TestIntegrationVSCode(t *testing.T) {
 		t.Fatal("KUBEDELVE_TEST_CODE_SERVER is not set: run make test-vscode")
 	}
 	extension := filepath.Join(cluster.Programs.Root, "editors", "vscode")
-	for _, suite := range []string{"debug", "views"} {
+	for _, suite := range []string{"debug", "views", "exthost"} {
 		t.Run(suite, func(t *testing.T) {
 			n := namespaceAlone(t, nil, allTiers...)
 			before := map[string]testcluster.Snapshot{}
