@@ -21,7 +21,10 @@ import (
 
 // adapter is what dapserver asks to launch: it joins the launch configuration to
 // buildflags and kubelaunch.
-type adapter struct{ log logger }
+type adapter struct {
+	log  logger
+	kube *genericclioptions.ConfigFlags // of the command: the defaults of targets
+}
 
 // Launch implements [dapserver.Launcher].
 func (a adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report dapserver.Reporter) (dapserver.Session, error) {
@@ -29,6 +32,7 @@ func (a adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report
 	if err != nil {
 		return nil, err
 	}
+	r.cluster = func() (*kubelaunch.Cluster, error) { return clusterFor(cfg.Target, a.kube) }
 	l, err := start(ctx, r, a.log, dapReporter{report})
 	if err != nil {
 		var compile *buildflags.CompileError
@@ -53,7 +57,6 @@ func requestOf(cfg *dapserver.LaunchConfig) (request, error) {
 	}
 	r := request{
 		target: cfg.Target.Name, container: cfg.Target.Container, options: options, mode: reload.Mode(cfg.HotReload),
-		cluster: func() (*kubelaunch.Cluster, error) { return clusterFor(cfg.Target) },
 	}
 	if r.via, err = kubelaunch.ParseNodeVia(cfg.Target.NodeVia); err != nil {
 		return r, fmt.Errorf("target.nodeVia %w", err)
@@ -133,10 +136,17 @@ func reportCompile(report dapserver.Reporter, e *buildflags.CompileError) {
 	}
 }
 
-// clusterFor makes the clients for what a launch configuration says.
-func clusterFor(t dapserver.Target) (*kubelaunch.Cluster, error) {
+// clusterFor makes the clients for what a launch configuration says, and where that says
+// nothing the command's flags.
+func clusterFor(t dapserver.Target, defaults *genericclioptions.ConfigFlags) (*kubelaunch.Cluster, error) {
 	flags := genericclioptions.NewConfigFlags(false)
 	flags.KubeConfig, flags.Context, flags.Namespace = &t.Kubeconfig, &t.Context, &t.Namespace
+	if t.Kubeconfig == "" && t.Context == "" {
+		flags.KubeConfig, flags.Context = defaults.KubeConfig, defaults.Context
+		if t.Namespace == "" {
+			flags.Namespace = defaults.Namespace
+		}
+	}
 	return clusterOf(flags)
 }
 

@@ -68,6 +68,11 @@ func completeTargetFlags(cmd *cobra.Command, g *global) {
 		}
 		return names
 	}))
+	completePrograms(cmd)
+}
+
+// completePrograms offers the main packages here for --program.
+func completePrograms(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("program", completion(func(ctx context.Context, _ []string) (names []string) {
 		programs, err := buildflags.Programs(ctx, buildflags.Config{}, nil)
 		if err != nil {

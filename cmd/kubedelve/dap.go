@@ -20,7 +20,8 @@ func newDAP(g *global) *cobra.Command {
 		Short: "Be the debug adapter of an editor",
 		Long: `Speak the Debug Adapter Protocol on standard input and output, or with --listen on
 a local TCP address, where each connection is a session of its own. The launch
-request names the target, see docs/launch.md.
+request names the target, see docs/launch.md; the flags --kubeconfig, --context and
+--namespace count for targets that name neither.
 
 With --backend, pass everything through to a Delve that runs already, in either
 direction and to the byte, and start and change nothing.`,
@@ -39,7 +40,7 @@ direction and to the byte, and start and change nothing.`,
 				return err
 			}
 			defer messages.close()
-			serve := dapserver.New(dapserver.Config{Launcher: adapter{log}, Logger: log, Message: messages.message()}).ServeConn
+			serve := dapserver.New(dapserver.Config{Launcher: adapter{log, g.kube}, Logger: log, Message: messages.message()}).ServeConn
 			if backend != "" {
 				network, address, err := parseBackend(cmd, backend)
 				if err != nil {

@@ -59,7 +59,7 @@ you stop, the cluster is as it was.`,
 	g.kube.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().StringVar(&g.logLevel, "log-level", "warn", "what is logged: debug, info, warn or error")
 	cmd.PersistentFlags().StringVar(&g.logFile, "log", "", "a file for the log, which is appended to, instead of standard error")
-	cmd.AddCommand(newDebug(g), newAttach(g), newDAP(g), newStatus(g), newRestore(g), newDoctor(g), newTargets(g), newContexts(g),
+	cmd.AddCommand(newDebug(g), newAttach(g), newDAP(g), newStatus(g), newRestore(g), newDoctor(g), newInit(g), newTargets(g), newContexts(g),
 		newNamespaces(g), newPrograms(g), newInspect(g), newVersion())
 	markUsage(cmd)
 	completeGlobal(cmd, g)
