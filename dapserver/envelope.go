@@ -113,7 +113,7 @@ func parseEnvelope(msg []byte) (envelope, error) {
 		return bad("\"type\" is %.40q, not request, response or event", env.kind)
 	case env.kind == "request" && env.command == "":
 		return bad("a request without \"command\"")
-	case env.kind == "request" && env.seq == 0:
+	case env.kind == "request" && env.seqAt == span{}: // 0 is a number: nvim-dap begins with it
 		return bad("a request without \"seq\"")
 	case env.kind == "response" && env.requestSeqAt == span{}:
 		return bad("a response without \"request_seq\"")

@@ -91,6 +91,17 @@ func TestMalformedMessages(t *testing.T) {
 	}
 }
 
+// nvim-dap counts from 0.
+func TestTheFirstRequestMayHaveTheNumberZero(t *testing.T) {
+	checkLeaks(t)
+	e := connect(t, Config{Launcher: launches(nil)})
+	e.write(frame(`{"seq":0,"type":"request","command":"initialize","arguments":{"adapterID":"nvim-dap"}}`))
+	if m := want[*dap.InitializeResponse](e); m.RequestSeq != 0 || !m.Success {
+		t.Errorf("got %+v", m)
+	}
+	e.disconnect()
+}
+
 func TestBrokenFraming(t *testing.T) {
 	for _, test := range []struct {
 		name, bytes string
