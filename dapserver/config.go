@@ -86,7 +86,9 @@ type LaunchConfig struct {
 // plain string is short for {"name": string}.
 type Target struct {
 	// Name is "deploy/NAME" for a Deployment, "node/NAME:SERVICE" for a unit of
-	// systemd, a process or a static pod on a node, or "local" for this machine.
+	// systemd, a process or a static pod on a node, "node/NAME:runc" or
+	// "node/NAME:path:/FILE" for the calls that others make of a program, or "local" for
+	// this machine.
 	Name string `json:"name,omitempty"`
 
 	// Namespace of the workload. Default: that of the kubeconfig's context.
@@ -126,6 +128,12 @@ type Target struct {
 	// KeepReadiness leaves the container's readiness probe on, so that a halted
 	// component gets no requests. Default: false, it stays in its Services.
 	KeepReadiness bool `json:"keepReadiness,omitempty"`
+
+	// Calls says which calls of a program on a node are debugged: conditions with
+	// commas between, like "command=create,pod=default/web-*". There are command, id,
+	// namespace, pod, container, arg and env, in which * stands for anything, and
+	// every=10s for the least time between two. Default: all calls, one at a time.
+	Calls string `json:"calls,omitempty"`
 
 	// Grace is how long the component may stay halted when the debugger is
 	// gone, like "30s". Default: 30 s.

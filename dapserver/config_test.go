@@ -12,7 +12,7 @@ func TestLaunchConfigErrors(t *testing.T) {
 	for _, test := range []struct{ name, request, arguments, want string }{
 		{"arguments are a list", "launch", `[]`, "must be an object, not a list"},
 		{"unknown attribute of the target", "launch", `{"target":{"name":"deploy/web","namspace":"shop"}}`,
-			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, context, kubeconfig, agentImage, agentImagePullPolicy, entrypoint, replicas, keepReplicas, keepReadiness, grace, ttl`},
+			`"target.namspace" is not an attribute of "target"; there are name, namespace, container, context, kubeconfig, agentImage, agentImagePullPolicy, entrypoint, replicas, keepReplicas, keepReadiness, calls, grace, ttl`},
 		{"target without a name", "launch", `{"target":{"namespace":"shop"}}`, `"target.name" is missing`},
 		{"target is a number", "launch", `{"target":1}`, `"target" must be a string like "deploy/web" or an object`},
 		{"namespace is a list", "launch", `{"target":{"name":"x","namespace":[]}}`, `"target.namespace" must be a string, for example "text", not a list`},

@@ -156,18 +156,20 @@ func (s *session) startKeeping(ctx context.Context, st *start, b *backend) {
 	})
 }
 
-// keep connects again whenever a connection has ended. ctx is the session's;
-// keepCtx ends when the client leaves.
+// keep connects again whenever a connection has ended, and at once if b is nil. ctx is
+// the session's; keepCtx ends when the client leaves.
 func (s *session) keep(ctx, keepCtx context.Context, st *start, b *backend) {
 	for {
-		select {
-		case <-b.done:
-		case <-keepCtx.Done():
-			s.closeUnlessKept(b)
-			return
+		if b != nil {
+			select {
+			case <-b.done:
+			case <-keepCtx.Done():
+				s.closeUnlessKept(b)
+				return
+			}
+			s.log.Info("the connection to Delve has ended", "run", b.run.Number, "cause", b.link.cause())
+			b.close()
 		}
-		s.log.Info("the connection to Delve has ended", "run", b.run.Number, "cause", b.link.cause())
-		b.close()
 		next, err := s.rejoin(ctx, keepCtx, st)
 		if keepCtx.Err() != nil {
 			return

@@ -129,6 +129,9 @@ func (s *session) tryStart(ctx, startCtx context.Context, st *start) (err error)
 		return err
 	}
 	s.startPumps(ctx, st)
+	if is, err := s.waits(ctx, startCtx, st); is {
+		return err
+	}
 	st.progress.Stage("Connecting to Delve in "+st.target.Name(), -1)
 	b, err := s.connect(ctx, startCtx, st)
 	if err != nil {

@@ -67,6 +67,8 @@ const dialPause = 20 * time.Millisecond
 // component has ended and is not started again, a [*LostError] if the session was
 // ended by others, [ErrEnded] if by Close or Detach.
 func (s *Session) Dial(ctx context.Context, o DialOptions) (*Conn, error) {
+	s.update(func(st *state) { st.awaited++ })
+	defer s.update(func(st *state) { st.awaited-- })
 	again := time.NewTicker(dialPause)
 	defer again.Stop()
 	var refused time.Time // since when

@@ -56,6 +56,9 @@ type Options struct {
 	// Hold is how long a Lease is renewed on behalf of a halted component, which
 	// then goes on without breakpoints. Default: 30 min.
 	Hold time.Duration
+	// Calls says which calls are debugged of a target that [Target.IsCalls]. Default:
+	// all, one at a time.
+	Calls CallFilter
 	// Progress is told what is being done. It may be called from several
 	// goroutines. Default: nobody is told.
 	Progress func(stage string)

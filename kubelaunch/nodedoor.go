@@ -68,7 +68,7 @@ func (d *podDoor) claim(ctx context.Context) (session string, err error) {
 		Steps: []step{{Kind: stepNamespace}},
 	}, agentapi.Config{
 		Session: id.session, Listen: d.node, Identity: id.agent, ClientPin: id.clientPin,
-		Service: p.Target.Service, Args: args, Leader: len(args) > 0,
+		Service: p.Target.Service, Args: args, Leader: len(args) > 0, Calls: p.Target.calls(o.Calls),
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL), Stop: agentapi.Duration(nodeStop),
 	})
 	if err != nil {

@@ -91,9 +91,11 @@ func (p *NodePlacement) Launch(ctx context.Context, binary Binary, o Options) (s
 	if l, err = n.engage(ctx, l, o.Progress); err != nil {
 		return nil, err
 	}
-	first, err := loadFirst(ctx, l.client, name, binary, o)
-	if err != nil {
-		return nil, err
+	var first runKey
+	if !p.Target.IsCalls() {
+		if first, err = loadFirst(ctx, l.client, name, binary, o); err != nil {
+			return nil, err
+		}
 	}
 	n.started(ctx)
 	return newSession(id, p.Target, n, n.events, o, l, first, binary), nil
@@ -110,7 +112,7 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 	if err != nil {
 		return link{}, err
 	}
-	if n.lease == nil && hello.Node != nil {
+	if n.lease == nil && hello.Node != nil && !n.target.IsCalls() {
 		n.lease = n.door.holdLease(ctx, hello.Node.Host, n.events, n.letGo, n.depose)
 	}
 	// The binary is there before the service is stopped: that takes seconds.
@@ -187,6 +189,9 @@ func (n *nodeSite) depose(ctx context.Context) error {
 }
 
 func (n *nodeSite) place() string {
+	if n.target.IsCalls() {
+		return fmt.Sprintf("node %s, %s", n.target.Name, n.service)
+	}
 	return fmt.Sprintf("node %s, in the place of %s", n.target.Name, n.service)
 }
 

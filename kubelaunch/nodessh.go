@@ -23,6 +23,9 @@ import (
 // ResolveNodeSSH finds a target of the kind [KindNode] without a cluster. agent returns the
 // agent's program for a platform.
 func ResolveNodeSSH(ctx context.Context, via NodeVia, target Target, agent func(buildflags.Platform) (string, error)) (*NodePlacement, error) {
+	if target.IsCalls() {
+		return nil, fmt.Errorf("%s: calls are debugged through the cluster, not by ssh; leave out --node-via (target.nodeVia in a launch configuration)", target)
+	}
 	if target.Kind != KindNode {
 		return nil, fmt.Errorf("target %s is not on a node", target)
 	}

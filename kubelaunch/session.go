@@ -56,7 +56,8 @@ type Run struct {
 // Exit is how a component ended.
 type Exit = agentapi.Exit
 
-// newSession begins to supervise a component that an agent has loaded.
+// newSession begins to supervise a component that an agent has loaded; first is zero if
+// there is none yet.
 func newSession(id string, target Target, site site, events *feed.Feed[Event], options Options, l link, first runKey, binary Binary) *Session {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &Session{
@@ -67,9 +68,11 @@ func newSession(id string, target Target, site site, events *feed.Feed[Event], o
 			runs: map[runKey]known{}, conns: map[*Conn]struct{}{}, readers: map[*reader]struct{}{},
 		},
 	}
-	s.state.begin(first, binary, false)
-	site.loaded()
-	v := &supervisor{session: s, site: site, binary: binary, options: options}
+	if first != (runKey{}) {
+		s.state.begin(first, binary, false)
+		site.loaded()
+	}
+	v := &supervisor{session: s, site: site, binary: binary, options: options, calls: target.IsCalls()}
 	go func() { // ends with Close or Detach, which wait for it, or when nothing more comes
 		err := v.supervise(ctx, l)
 		s.update(func(st *state) { st.over = err })

@@ -27,6 +27,7 @@ type state struct {
 	resume   bool  // the one that waits may go on in any case
 	swap     *swap // another run; nil: none is wished
 
+	awaited  int                  // calls of Dial
 	dialling int                  // calls of dial: until they are done, no run is let go
 	conns    map[*Conn]struct{}   // those open
 	readers  map[*reader]struct{} // the calls of Output

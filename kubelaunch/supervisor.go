@@ -1,6 +1,7 @@
 package kubelaunch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type supervisor struct {
 	start   *attempt // a start whose outcome is not known; nil: none is
 	renewed bool     // nothing was loaded yet by the agent there is
 	old     link     // brings the last output of an agent that is gone, until the next run is there
+	calls   bool     // a run is a call that others make
+	call    string   // the last one, for the user
 	outage  *outage  // nil: there is a run and a way to it
 	outages int      // so far
 }
@@ -154,8 +157,12 @@ func (v *supervisor) tend(ctx context.Context, l link) error {
 		var next func(context.Context, link) error
 		v.session.look(func(st *state) {
 			switch {
+			case st.swap != nil && v.calls:
+				next = v.takeForNext
 			case st.swap != nil:
 				next = v.swapIn
+			case st.run == nil && v.calls:
+				next = v.awaitCall
 			case st.run == nil:
 				next = v.startAgain
 			case st.mayGo():
@@ -232,14 +239,18 @@ func (v *supervisor) load(ctx context.Context, l link, a attempt, stage func(str
 	if err := upload(ctx, l.client, file, a.binary.Path, stage); err != nil {
 		return err
 	}
-	stage("loading " + file.Name + " into Delve")
+	if v.calls {
+		stage("waiting for the next call of " + file.Name)
+	} else {
+		stage("loading " + file.Name + " into Delve")
+	}
 	v.start = &a
 	o := a.options
 	started, err := l.client.Start(ctx, agentapi.Start{File: file, Args: o.Args, Env: o.Env, Dir: o.Dir, Grace: agentapi.Duration(v.options.ReloadGrace)})
 	if err != nil {
 		return err
 	}
-	v.start = nil
+	v.start, v.call = nil, started.Call
 	v.site.started(ctx)
 	var boot string
 	v.session.look(func(st *state) { boot = st.boot })
@@ -277,7 +288,11 @@ func (v *supervisor) begun(key runKey, a attempt) {
 		v.renewed = false
 		v.site.loaded()
 	}
-	v.back("started again in " + v.site.place())
+	if v.calls {
+		v.back("stopped: " + cmp.Or(v.call, "a call"))
+	} else {
+		v.back("started again in " + v.site.place())
+	}
 }
 
 // begin notes a run that was loaded and waits at its entry.
@@ -441,6 +456,10 @@ func (v *supervisor) exited(ctx context.Context, exit Exit) error {
 	if v.options.OnExit == EndSession {
 		return &ExitError{exit}
 	}
+	if v.calls {
+		v.interrupted(Event{Kind: KindExited, Run: r.Number, Exit: &exit, Text: fmt.Sprintf("%s %s", cmp.Or(v.call, "the call"), howEnded(exit))})
+		return nil
+	}
 	pause := v.exits.next(time.Since(r.began))
 	v.interrupted(Event{
 		Kind: KindExited, Run: r.Number, Exit: &exit,
@@ -484,14 +503,18 @@ type outage struct {
 func (v *supervisor) interrupted(e Event) {
 	if v.outage == nil {
 		title := "Reconnecting to " + v.session.Target.String()
-		if e.Kind != KindLost {
+		switch {
+		case v.calls:
+			title = "Waiting for a call of " + v.session.Target.String()
+		case e.Kind != KindLost:
 			title = "Starting " + v.session.Target.String() + " again"
 		}
 		v.outages++
 		v.outage = &outage{activity: v.outages, title: title, began: time.Now()}
 	}
-	v.outage.stage = e.Text
-	e.Activity, e.Title, e.Stage = v.outage.activity, v.outage.title, e.Text
+	e.Stage = cmp.Or(e.Stage, e.Text)
+	v.outage.stage = e.Stage
+	e.Activity, e.Title = v.outage.activity, v.outage.title
 	v.session.events.Tell(e)
 }
 

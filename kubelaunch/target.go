@@ -3,6 +3,7 @@ package kubelaunch
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"strings"
 )
 
@@ -10,7 +11,8 @@ import (
 type Target struct {
 	Kind string // KindDeployment, KindNode or KindLocal
 	Name string // of the object; empty for KindLocal
-	// Service is the program on a node: a unit of systemd, or a process.
+	// Service is the program on a node: a unit of systemd, a process, or one of
+	// which others start a process for each call: runc, or "path:" and a file's path.
 	Service string
 }
 
@@ -35,13 +37,16 @@ func ParseTarget(s string) (Target, error) {
 	}
 	kind, name, ok := strings.Cut(s, "/")
 	known := kindNames[strings.ToLower(kind)]
-	if !ok || known == "" || name == "" || strings.Contains(name, "/") {
+	object, _, onNode := strings.Cut(name, ":"+pathPrefix)
+	if !ok || known == "" || name == "" || strings.Contains(object, "/") || onNode && known != KindNode {
 		return Target{}, fmt.Errorf("target %q is not something that can be debugged; write deploy/NAME, node/NAME:SERVICE or local", s)
 	}
 	t := Target{Kind: known, Name: name}
 	if known == KindNode {
 		if t.Name, t.Service, _ = strings.Cut(name, ":"); t.Name == "" {
 			return Target{}, fmt.Errorf("target %q does not tell the node; write node/NAME:%s (kubectl get nodes has the names)", s, cmp.Or(t.Service, "kubelet"))
+		} else if file, is := strings.CutPrefix(t.Service, pathPrefix); is && (!path.IsAbs(file) || path.Clean(file) == "/") {
+			return Target{}, fmt.Errorf("target %q does not tell a program on the node; write an absolute path, like node/%s:path:/opt/cni/bin/bridge", s, t.Name)
 		} else if t.Service == "" {
 			return Target{}, fmt.Errorf("target %q does not tell what to debug on the node; write node/%s:kubelet, or another unit or process there", s, t.Name)
 		}
@@ -61,4 +66,13 @@ func (t Target) String() string {
 }
 
 // program is the name of a service's program, as far as the target tells.
-func (t Target) program() string { return strings.TrimSuffix(t.Service, ".service") }
+func (t Target) program() string { return path.Base(strings.TrimSuffix(t.Service, ".service")) }
+
+// pathPrefix is before the path of a program whose calls are debugged.
+const pathPrefix = "path:"
+
+// IsCalls tells whether it is a program that others start for a moment, again and again:
+// what is debugged then are its calls.
+func (t Target) IsCalls() bool {
+	return t.Kind == KindNode && (t.Service == "runc" || strings.HasPrefix(t.Service, pathPrefix))
+}

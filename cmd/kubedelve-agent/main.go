@@ -40,7 +40,8 @@ const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
                                      stand in for a service of the node
   hold    --dir DIR                  supervise its component
   become  --dir DIR                  become the service again
-  delve   --socket PATH -- PROGRAM [ARG]...
+  calls   --dir DIR                  debug calls of a program of the node
+  delve   --socket PATH [--call PID] -- PROGRAM [ARG]...
                                      a headless Delve, for the agent itself
   version
 `
@@ -63,6 +64,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	ports := flags.String("ports", "", "the component's ports, with commas between")
 	pid := flags.Int("pid", 1, "a process")
 	message := flags.String("message", "/dev/termination-log", "the termination message, a file")
+	call := flags.Int("call", 0, "a call that is to be debugged, a process")
 	debug := flags.Bool("debug", false, "log more")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
@@ -99,6 +101,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		code, err = nodeservice.StandIn(ctx, *dir, flags.Args(), runAgent(log), log)
 	case "hold":
 		code, err = nodeservice.Hold(ctx, *dir, runAgent(log))
+	case "calls":
+		ctx, stop := signals(ctx, func(syscall.Signal) {})
+		defer stop()
+		code, err = nodeservice.RunCalls(ctx, *dir, func(ctx context.Context, dir string, post *nodeservice.CallPost) (int, error) {
+			return holdAgent(ctx, dir, nil, post, log)
+		}, log)
 	case "become":
 		code, err = nodeservice.Become(*dir)
 	case "connect":
@@ -108,7 +116,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			flags.Usage()
 			return 2
 		}
-		code = agent.RunDelve(*socket, flags.Args())
+		code = agent.RunDelve(*socket, *call, flags.Args())
 	case "version":
 		_, err = fmt.Fprintf(stdout, "kubedelve-agent %s (delve %s)\n", version.String(), agent.DelveVersion())
 	default:
@@ -240,15 +248,20 @@ func helper(ctx context.Context, config io.Reader, log *slog.Logger) (int, error
 // runAgent is how package nodeservice runs agents.
 func runAgent(log *slog.Logger) nodeservice.Agent {
 	return func(ctx context.Context, dir string, original []string, post *nodeservice.Post) (int, error) {
-		cfg, err := agent.ReadConfig(filepath.Join(dir, nodeservice.ConfigName))
-		if err != nil {
-			return 1, err
-		}
-		a, err := agent.New(cfg, original, dir, version.String(), log)
-		if err != nil {
-			return 1, err
-		}
-		a.Hold(post)
-		return a.Run(ctx)
+		return holdAgent(ctx, dir, original, post, log)
 	}
+}
+
+// holdAgent runs the agent of a session's folder at a post.
+func holdAgent(ctx context.Context, dir string, original []string, post agent.Post, log *slog.Logger) (int, error) {
+	cfg, err := agent.ReadConfig(filepath.Join(dir, nodeservice.ConfigName))
+	if err != nil {
+		return 1, err
+	}
+	a, err := agent.New(cfg, original, dir, version.String(), log)
+	if err != nil {
+		return 1, err
+	}
+	a.Hold(post)
+	return a.Run(ctx)
 }

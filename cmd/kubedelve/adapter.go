@@ -88,8 +88,11 @@ func optionsOf(cfg *dapserver.LaunchConfig) (kubelaunch.Options, error) {
 		AgentImage: t.AgentImage, PullPolicy: corev1.PullPolicy(t.AgentImagePullPolicy),
 		KeepReplicas: t.KeepReplicas, KeepReadiness: t.KeepReadiness,
 	}
+	var err error
+	if o.Calls, err = kubelaunch.ParseCalls(t.Calls); err != nil {
+		return o, fmt.Errorf("target.calls: %w", err)
+	}
 	if t.Replicas != "" {
-		var err error
 		if o.Replicas, err = parseReplicas(string(t.Replicas)); err != nil {
 			return o, fmt.Errorf("target.replicas %w", err)
 		}

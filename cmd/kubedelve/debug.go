@@ -32,7 +32,7 @@ type debugFlags struct {
 	logDAP                             string
 	stopOnEntry, takeOver              bool
 	tags, buildFlags, env              []string
-	ldflags, cgo, workdir              string
+	ldflags, cgo, workdir, calls       string
 	entrypoint                         []string
 	agentImage, pullPolicy             string
 	replicas                           string
@@ -52,6 +52,9 @@ func newDebug(g *global) *cobra.Command {
   deploy/NAME        a container of a Deployment
   node/NAME:SERVICE  a program on a node: a unit of systemd, a process or a static
                      pod, like node/n1:kubelet, node/n1:kube-scheduler
+  node/NAME:runc     the calls that others make of a program, each a process of its
+                     own: see --calls; node/NAME:path:/opt/cni/bin/bridge for
+                     any other program
   local              this machine, without a cluster
 
 It prints a local address for debuggers, holds until Ctrl-C, and then puts
@@ -88,6 +91,7 @@ With -o json each line of standard output is an object with the members event, s
 		Example: `  kubedelve debug deploy/web --program ./cmd/web
   kubedelve debug deploy/web -c app --program ./cmd/web --tags dev -- --verbose
   kubedelve debug node/n1:kubelet --program k8s.io/kubernetes/cmd/kubelet
+  kubedelve debug node/n1:runc --program . --calls command=create,pod=default/web-*
   kubedelve debug local --program . --stop-on-entry`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			n := len(args)
@@ -131,6 +135,7 @@ func (f *debugFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.reloadGrace, "reload-grace", 500*time.Millisecond, "how long the old program has from SIGTERM to SIGKILL when a new one is swapped in")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
+	flags.StringVar(&f.calls, "calls", "", "which calls of a program on a node are debugged, like command=create,pod=default/web-* (also id, namespace, container, arg, env, every)")
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	flags.StringVar(&f.nodeVia, "node-via", "api", "the way into a node: api, direct (this machine dials the node) or ssh:USER@HOST (no cluster is asked)")
 	addLogDAP(cmd, &f.logDAP)
@@ -180,6 +185,9 @@ func (f *debugFlags) request(cmd *cobra.Command, args []string) (request, error)
 	if r.via, err = kubelaunch.ParseNodeVia(f.nodeVia); err != nil {
 		return r, usagef(cmd, "--node-via %w", err)
 	}
+	if r.options.Calls, err = kubelaunch.ParseCalls(f.calls); err != nil {
+		return r, usagef(cmd, "--calls: %w", err)
+	}
 	if r.options.Replicas, err = parseReplicas(f.replicas); err != nil {
 		return r, usagef(cmd, "--replicas %w", err)
 	}
@@ -223,7 +231,7 @@ func (f *debugFlags) run(cmd *cobra.Command, args []string) (err error) {
 		}
 		console.tell(event{Event: "restored", Text: "restored"})
 	}()
-	if !f.stopOnEntry && !f.terminal {
+	if !f.stopOnEntry && !f.terminal && !l.session.IsCalls() {
 		if err := l.eachReplica(func(s *kubelaunch.Session) error { return s.Resume(ctx) }); err != nil {
 			return err
 		}
@@ -248,6 +256,9 @@ func (f *debugFlags) readyText(l *launched, address string) string {
 		more = "\n         an editor that opens further debug sessions (DAP: startDebugging) has one for each pod; GoLand and dlv connect have that of " + pods[0]
 	}
 	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, where, l.session.Tunnel())
+	if l.session.IsCalls() {
+		what = fmt.Sprintf("calls are debugged on %s (tunnel: %s), one at a time, while a debugger is connected", where, l.session.Tunnel())
+	}
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {
 		what, end = l.name+" runs under Delve on this machine", "Ctrl-C ends it"

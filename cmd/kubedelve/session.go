@@ -47,6 +47,9 @@ func (s *dapSession) Dial(ctx context.Context) (dapserver.Connection, error) {
 	return connection{conn, run}, nil
 }
 
+// Waits implements [dapserver.Waiter].
+func (s *dapSession) Waits() bool { return s.session.IsCalls() }
+
 // connection is one to a run.
 type connection struct {
 	net.Conn

@@ -94,9 +94,9 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 type Post interface {
 	// Node is what [agentapi.Hello] tells of it.
 	Node() agentapi.Node
-	// Engage looks whether the place can be taken. If so, Leave is called when the
-	// client has its answer.
-	Engage() (agentapi.Node, error)
+	// Engage takes the place, or looks whether it can be taken: if it returns true,
+	// Leave is called when the client has its answer.
+	Engage() (node agentapi.Node, leave bool, err error)
 	// Leave ends the agent, by the context given to Run.
 	Leave()
 }
@@ -335,11 +335,14 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 		a.end(syscall.SIGTERM)
 		return &agentapi.Reply{}, nil, nil
 	case req.Op == agentapi.OpEngage && a.post != nil:
-		node, err := a.post.Engage()
+		node, leave, err := a.post.Engage()
 		if err != nil {
 			return nil, nil, err
 		}
-		return &agentapi.Reply{Node: &node}, a.post.Leave, nil
+		if leave {
+			after = a.post.Leave
+		}
+		return &agentapi.Reply{Node: &node}, after, nil
 	case req.Op == agentapi.OpRestore && a.post != nil:
 		return &agentapi.Reply{}, a.post.Leave, nil
 	}
@@ -503,7 +506,12 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 	defer a.update(func() { a.abort, a.loading = nil, "" })
 	began := time.Now()
 	starter := starter{a.log, a.self, a.dir.delveSocket(a.loads), &a.children}
-	c, err := starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
+	var c *component
+	if caller, ok := a.post.(Caller); ok {
+		c, started.Call, err = a.nextCall(ctx, caller, starter, path)
+	} else {
+		c, err = starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
+	}
 	if errors.Is(err, unix.EACCES) || err != nil && a.dir.noExec() {
 		err = fmt.Errorf("%w (is the folder %s mounted noexec?)", err, a.dir)
 	}
@@ -515,7 +523,8 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 	run := a.replace(c, grace)
 	a.log.Info("component loaded", "name", s.File.Name, "pid", c.pid(), "run", run,
 		"loading", loaded.Sub(began).Round(time.Millisecond), "replacing", time.Since(loaded).Round(time.Millisecond))
-	return agentapi.Started{PID: c.pid(), Run: run}, nil
+	started.PID, started.Run = c.pid(), run
+	return started, nil
 }
 
 // replace ends the component that runs and puts another in its place, which thereby

@@ -35,6 +35,7 @@ type component struct {
 	delve    *exec.Cmd
 	life     *os.File // the agent's end of Delve's lifeline
 	sha256   string   // of the binary
+	call     *process // the call that it is, which others have started; nil: it is Delve's child
 
 	delveDone chan struct{} // closed when the Delve process was reaped
 	exited    chan struct{} // closed when exit is set and the output was spread
@@ -56,13 +57,7 @@ type starter struct {
 // start runs argv under Delve and returns when Delve has loaded it. It blocks for
 // as long as Delve reads debug information: seconds for a large binary.
 func (s starter) start(ctx context.Context, argv, env []string, dir string) (*component, error) {
-	c := &component{log: s.log, socket: s.socket, children: s.children, out: newOutput(), delveDone: make(chan struct{}), exited: make(chan struct{})}
-	c.delve = exec.Command(s.self, append([]string{"delve", "--socket", s.socket, "--"}, argv...)...) //nolint:gosec // our own executable
-	c.delve.Env = environment(os.Environ(), env)
-	c.delve.Dir = dir
-	// A session of its own: a Ctrl-C in the terminal of a local one is for kubedelve,
-	// and what belongs to which run can be told.
-	c.delve.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	c := s.prepare(append([]string{"--"}, argv...), env, dir)
 	status, err := c.fork()
 	if errors.Is(err, syscall.EAGAIN) {
 		err = fmt.Errorf("%w: the container may have no more processes (pids limit)", err)
@@ -81,6 +76,18 @@ func (s starter) start(ctx context.Context, argv, env []string, dir string) (*co
 		return nil, err
 	}
 	return c, nil
+}
+
+// prepare makes a component that is to be run by a Delve with these arguments.
+func (s starter) prepare(args, env []string, dir string) *component {
+	c := &component{log: s.log, socket: s.socket, children: s.children, out: newOutput(), delveDone: make(chan struct{}), exited: make(chan struct{})}
+	c.delve = exec.Command(s.self, append([]string{"delve", "--socket", s.socket}, args...)...) //nolint:gosec // our own executable
+	c.delve.Env = environment(os.Environ(), env)
+	c.delve.Dir = dir
+	// A session of its own: a Ctrl-C in the terminal of a local one is for kubedelve,
+	// and what belongs to which run can be told.
+	c.delve.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return c
 }
 
 // fork starts the Delve process and what serves it: a pipe for each of stdout and
@@ -246,6 +253,10 @@ func (c *component) next(p *process) *process {
 	// Its end also ends the calls below.
 	select {
 	case <-c.delveDone:
+		if c.call != nil && c.delve.ProcessState.Success() {
+			c.exit.Reason = "was let go"
+			return nil
+		}
 		// Without its tracer the component would run on, into breakpoints that
 		// nobody handles.
 		_ = p.signal(syscall.SIGKILL)
@@ -434,6 +445,10 @@ func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
 		settle()
 		settle = func() {}
 	}
+	if c.call != nil {
+		settle() // how it ends is its caller's business
+		return
+	}
 	if c.signal(sig) != nil {
 		return
 	}
@@ -449,8 +464,13 @@ func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
 }
 
 // kill ends the component and Delve at once and waits for both, and ends what the
-// component left behind. It may be called more than once, also while Delve loads.
+// component left behind. It may be called more than once, also while Delve loads. A
+// call is let go instead.
 func (c *component) kill() {
+	if c.call != nil {
+		c.release()
+		return
+	}
 	if c.signal(syscall.SIGKILL) == nil {
 		// Delve can tell how it ended for as long as it is there.
 		c.await(c.exited, time.Second)

@@ -117,6 +117,10 @@ func (a *Agent) attach(ctx context.Context, req agentapi.Request) (*debugging, e
 			delete(a.streams, d.token)
 		})
 		close(d.ended)
+		if c.endsSoon() { // Delve knows it first
+			c.await(c.exited, delvePatience)
+			return nil, &codedError{agentapi.CodeExited, "the component has ended"}
+		}
 		return nil, fmt.Errorf("connecting to delve: %w", err)
 	}
 	a.relays.Go(func() { a.relay(d) }) // ends with Delve's side of the connection

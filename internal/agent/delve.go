@@ -19,6 +19,8 @@ import (
 	"github.com/go-delve/delve/service"
 	"github.com/go-delve/delve/service/debugger"
 	"github.com/go-delve/delve/service/rpccommon"
+
+	"github.com/kubedelve/kubedelve/internal/oneshot"
 )
 
 // The descriptors that a Delve process gets from the agent.
@@ -42,10 +44,13 @@ const stopPatience = 2 * time.Second
 // on a unix socket that runs argv as its child. The agent starts it from its own
 // executable; it returns the exit code, and the process must end then.
 //
+// If call is not 0, that is the process of a call that is about to execute the program
+// argv[0] (package oneshot), instead of a child. It is let go in the end.
+//
 // The component is halted at its entry. RunDelve ends on SIGTERM, when a client
 // asks Delve to end, or when the agent is gone, also while Delve still loads, and
 // takes the component with it: untraced it would run on with breakpoints in it.
-func RunDelve(socket string, argv []string) int {
+func RunDelve(socket string, call int, argv []string) int {
 	// What the component inherits is its own business: not these.
 	for fd := statusFD; fd <= stderrFD; fd++ {
 		syscall.CloseOnExec(fd)
@@ -67,6 +72,14 @@ func RunDelve(socket string, argv []string) int {
 		_, _ = fmt.Fprintln(status, err)
 		return 1
 	}
+	if call != 0 {
+		err := oneshot.Catch(call, argv[0], func() { _, _ = io.WriteString(status, traced+"\n") })
+		if err != nil {
+			_, _ = fmt.Fprintln(status, err)
+			return 1
+		}
+		argv = nil
+	}
 	disconnected := make(chan struct{})
 	server := rpccommon.NewServer(&service.Config{
 		Listener:       listener,
@@ -75,6 +88,7 @@ func RunDelve(socket string, argv []string) int {
 		APIVersion:     2,
 		DisconnectChan: disconnected,
 		Debugger: debugger.Config{
+			AttachPid:      call,
 			Backend:        "native",
 			CheckGoVersion: true,
 			ExecuteKind:    debugger.ExecutingExistingFile,
@@ -92,11 +106,13 @@ func RunDelve(socket string, argv []string) int {
 			return 1
 		}
 	case <-ends:
-		awaitChild(loaded)
-		return 1
+		return endLoading(call, server, loaded)
 	case <-orphaned:
-		awaitChild(loaded)
-		return 1
+		return endLoading(call, server, loaded)
+	}
+	if call != 0 {
+		// Delve has it: that it was stopped before is over.
+		_ = syscall.Kill(call, syscall.SIGCONT)
 	}
 	_, _ = io.WriteString(status, "ok\n")
 	_ = status.Close()
@@ -106,6 +122,11 @@ func RunDelve(socket string, argv []string) int {
 	case <-orphaned:
 	case <-disconnected:
 	}
+	return stopServer(server)
+}
+
+// stopServer ends Delve, and returns the process's exit code.
+func stopServer(server *rpccommon.ServerImpl) int {
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Stop() }() // ends with the component, or with this process
 	timer := time.NewTimer(stopPatience)
@@ -118,6 +139,21 @@ func RunDelve(socket string, argv []string) int {
 	case <-timer.C:
 	}
 	return 1
+}
+
+// endLoading ends a Delve that has not loaded its component yet, and returns the
+// process's exit code.
+func endLoading(call int, server *rpccommon.ServerImpl, loaded <-chan error) int {
+	if call == 0 {
+		awaitChild(loaded)
+		return 1
+	}
+	defer func() { _ = syscall.Kill(call, syscall.SIGCONT) }()
+	// A tracer that ends before it has attached may leave the call stopped for good.
+	if err := <-loaded; err != nil {
+		return 1
+	}
+	return stopServer(server)
 }
 
 // ownRuntime undoes what the container's environment says about the component's

@@ -102,6 +102,13 @@ func (p *process) wait(done <-chan struct{}) {
 	}
 }
 
+// stopped tells whether a signal has stopped the process, and it is not traced.
+func (p *process) stopped() bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	s, ok := parseStat(text)
+	return err == nil && ok && s.state == 'T'
+}
+
 func (p *process) poll(done <-chan struct{}) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

@@ -79,6 +79,8 @@ type Stream struct {
 type Started struct {
 	PID int `json:"pid"` // in the agent's PID namespace
 	Run int `json:"run"` // its number, see [Position]
+	// Call tells users what was called and for whom, if others have started it.
+	Call string `json:"call,omitempty"`
 }
 
 // Position is a place in what components write.
@@ -245,8 +247,37 @@ type Config struct {
 	// Record is what a client needs to restore a session that nothing else tells of. The
 	// agent only keeps it.
 	Record json.RawMessage `json:"record,omitempty"`
+	// Calls is the program whose calls are to be debugged, for an agent on a node;
+	// nil: it is a service.
+	Calls *Calls `json:"calls,omitempty"`
 	// Temporary makes the agent remove its folder when it ends.
 	Temporary bool `json:"temporary,omitempty"`
+}
+
+// Calls says which calls of a program, that others start, are to be debugged.
+type Calls struct {
+	// Program is its name, "runc", or the absolute path of its file.
+	Program string     `json:"program"`
+	Filter  CallFilter `json:"filter"`
+}
+
+// CallFilter says which calls are to be debugged: those that all of it holds for.
+// Patterns are those of path.Match, but * stands for slashes, too; empty is for all.
+type CallFilter struct {
+	// Commands are the commands of which it has to be one: "create" (runc), "ADD" (CNI).
+	Commands []string `json:"commands,omitempty"`
+	// ID is the pattern of the container's.
+	ID string `json:"id,omitempty"`
+	// Namespace, Pod and Container are patterns of names.
+	Namespace string `json:"namespace,omitempty"`
+	Pod       string `json:"pod,omitempty"`
+	Container string `json:"container,omitempty"`
+	// Args and Env are patterns that each fit at least one of the call's arguments, or
+	// of its variables (NAME=VALUE).
+	Args []string `json:"args,omitempty"`
+	Env  []string `json:"env,omitempty"`
+	// Every is the time that has to be between the beginnings of two debugged calls.
+	Every Duration `json:"every,omitempty"`
 }
 
 // Duration is a time.Duration written as a string ("1m30s") in JSON.

@@ -53,6 +53,11 @@ var rules = []rule{
 		reason: "it is about processes and units of the node; its caller brings the agent",
 	},
 	{
+		of:     module + "/internal/oneshot",
+		ban:    []string{"k8s.io/...", "sigs.k8s.io/...", "github.com/go-delve/...", module + "/internal/agent", module + "/internal/nodeservice", module + "/kubelaunch"},
+		reason: "it is about processes of the node and what they execute, not about who debugs them",
+	},
+	{
 		of:     module + "/cmd/kubedelve-agent",
 		ban:    []string{"k8s.io/...", "sigs.k8s.io/...", "github.com/spf13/...", module + "/kubelaunch", module + "/dapserver", module + "/buildflags"},
 		reason: "the same for the program",

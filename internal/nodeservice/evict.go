@@ -21,11 +21,12 @@ const evictGrace = 5 * time.Second
 func evict(dir string, grace time.Duration) error {
 	deadline := time.Now().Add(grace)
 	for range 5 { // Delve may be about to start the component
-		pids, err := tenants(dir)
-		if err != nil || len(pids) == 0 {
+		builds, delves, err := tenants(dir)
+		if err != nil || len(builds)+len(delves) == 0 {
 			return err
 		}
-		for _, pid := range pids {
+		// The debug build first, so that Delve can still tell of its end.
+		for _, pid := range append(builds, delves...) {
 			if err := endTenant(pid, deadline); err != nil {
 				return fmt.Errorf("ending process %d of the session: %w", pid, err)
 			}
@@ -56,14 +57,13 @@ func endTenant(pid int, deadline time.Time) error {
 	return nil
 }
 
-// tenants are the processes that run programs of a folder, but for this one: the debug
-// build before Delve, so that Delve can still tell of its end.
-func tenants(dir string) ([]int, error) {
+// tenants are the processes that run programs of a folder, but for this one: debug builds,
+// and Delve or agents.
+func tenants(dir string) (builds, delves []int, err error) {
 	all, err := processes()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var delves, builds []int
 	for pid := range all {
 		exe, err := os.Readlink(proc(pid, "exe"))
 		if err != nil || pid == os.Getpid() || !strings.HasPrefix(exe, dir+"/") {
@@ -77,5 +77,5 @@ func tenants(dir string) ([]int, error) {
 	}
 	slices.Sort(delves)
 	slices.Sort(builds)
-	return append(builds, delves...), nil
+	return builds, delves, nil
 }

@@ -33,9 +33,9 @@ func TestEvict(t *testing.T) {
 	agent := begin(executable, waits)
 	build := begin("bin/kubelet", `trap '' TERM; `+waits)
 	other := child(t, waits, nil)
-	pids, err := tenants(dir)
-	if want := []int{build.Process.Pid, agent.Process.Pid}; err != nil || !slices.Equal(pids, want) {
-		t.Errorf("the tenants are %v, not %v; %v", pids, want, err)
+	builds, delves, err := tenants(dir)
+	if err != nil || !slices.Equal(builds, []int{build.Process.Pid}) || !slices.Equal(delves, []int{agent.Process.Pid}) {
+		t.Errorf("the tenants are %v and %v, not %d and %d; %v", builds, delves, build.Process.Pid, agent.Process.Pid, err)
 	}
 	done := make(chan struct{})
 	go func() { // ends with evict's work
@@ -47,8 +47,8 @@ func TestEvict(t *testing.T) {
 		t.Error(err)
 	}
 	<-done
-	if pids, err := tenants(dir); err != nil || len(pids) > 0 {
-		t.Errorf("left: %v, %v", pids, err)
+	if builds, delves, err := tenants(dir); err != nil || len(builds)+len(delves) > 0 {
+		t.Errorf("left: %v, %v, %v", builds, delves, err)
 	}
 	if err := evict(dir, time.Minute); err != nil {
 		t.Errorf("with nobody there: %v", err)

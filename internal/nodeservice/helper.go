@@ -135,6 +135,9 @@ var (
 // Run returns nil when the session is over and the original runs; and when ctx ends:
 // then it leaves a stand-in alone.
 func (h *Helper) Run(ctx context.Context, install func(dir string) error) error {
+	if h.config.Calls != nil {
+		return h.runCalls(ctx, install)
+	}
 	problem := ""
 	for {
 		j, err := readJournal(h.dir)
@@ -358,7 +361,7 @@ func (h *Helper) lookManifest(s *Service) (over bool, err error) {
 		}
 		return false, nil
 	}
-	if left, err := tenants(h.dir); err != nil || len(left) > 0 || state == manifestOriginal && !m.runs(s.Process) {
+	if builds, delves, err := tenants(h.dir); err != nil || len(builds)+len(delves) > 0 || state == manifestOriginal && !m.runs(s.Process) {
 		return false, err
 	}
 	return true, errors.Join(m.clean(), removeDir(h.dir))

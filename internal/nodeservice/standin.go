@@ -50,11 +50,12 @@ func (p *Post) Node() agentapi.Node {
 
 // Engage looks whether the service can be replaced; when the answer is out, Leave is
 // called, and it is.
-func (p *Post) Engage() (agentapi.Node, error) {
+func (p *Post) Engage() (node agentapi.Node, leave bool, err error) {
 	if p.engage == nil {
-		return p.node, errors.New("the service has been replaced already")
+		return p.node, false, errors.New("the service has been replaced already")
 	}
-	return p.engage()
+	node, err = p.engage()
+	return node, err == nil, err
 }
 
 // Leave ends the agent.

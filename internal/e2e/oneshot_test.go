@@ -1,0 +1,270 @@
+//go:build integration
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubedelve/kubedelve/internal/editor"
+	"github.com/kubedelve/kubedelve/internal/testcluster"
+)
+
+// runcModule is where runc's debug build is made, and runcFile a file of its sources.
+func runcModule() string { return filepath.Join(cluster.Programs.Root, "testdata", "runc") }
+
+func runcFile(t *testing.T, name string) string {
+	t.Helper()
+	cmd := exec.CommandContext(within(t), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/opencontainers/runc")
+	cmd.Dir = runcModule()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), name)
+}
+
+// relax lets pods without a seccomp profile into the namespace.
+func relax(t *testing.T, n *testcluster.Namespace) {
+	t.Helper()
+	patch := []byte(`{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}`)
+	if _, err := cluster.Client.CoreV1().Namespaces().Patch(within(t), n.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plainPod is a pod without a seccomp profile, since the tests build runc without libseccomp.
+func plainPod(n *testcluster.Namespace, name string) error {
+	_, err := n.Client.CoreV1().Pods(n.Name).Create(context.Background(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			Containers:                    []corev1.Container{{Name: "app", Image: n.Refs["middle"], ImagePullPolicy: corev1.PullNever}},
+			TerminationGracePeriodSeconds: new(int64),
+		},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+// callsOf is F5 on a configuration for the calls of a program.
+func callsOf(t *testing.T, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
+	t.Helper()
+	adapter, err := cluster.BeginAdapter(testcluster.Command{Dir: runcModule()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = adapter.Kill() })
+	d, _, err := editor.Start(withinBuild(t), adapter, "launch", map[string]any{
+		"type": "kubedelve", "request": "launch", "name": "calls",
+		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},
+		"program": program,
+		"build":   map[string]any{"dir": runcModule()},
+	})
+	if err != nil {
+		_ = d.Close()
+		_, stderr, _ := adapter.Wait(within(t))
+		t.Fatalf("%v\n%s\n%s", err, d.Output(), stderr)
+	}
+	return d, adapter
+}
+
+// armed waits until the session waits for a call. Each time is told once.
+func armed(t *testing.T, d *editor.Debugger) {
+	t.Helper()
+	if _, err := d.Find(within(t), "progressUpdate", func(body json.RawMessage) bool {
+		return bytes.Contains(body, []byte("waiting for the next call"))
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startTimes creates pods one after the other and measures how long each takes to run.
+func startTimes(t *testing.T, n *testcluster.Namespace, prefix string, pods int) (p50, p99 time.Duration) {
+	t.Helper()
+	var took []time.Duration
+	for i := range pods {
+		name := fmt.Sprintf("%s-%d", prefix, i)
+		began := time.Now()
+		if err := plainPod(n, name); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.AwaitPodRunning(within(t), name); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2], took[len(took)*99/100]
+}
+
+// A pod that the filter is for stops in runc create, with its locals; meanwhile other pods
+// are started as if there was nothing. Then it goes on, and the next call of that pod stops.
+func TestIntegrationNodeOneShot(t *testing.T) {
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	before := runcOnNode(t)
+	const pods = 5
+	p50, p99 := startTimes(t, n, "before", pods)
+	t.Logf("from create to Running, %d pods without kubedelve: p50 %v, p99 %v", pods, p50, p99)
+
+	d, adapter := callsOf(t, "node/node1:runc", "command=create,container=app,pod="+n.Name+"/wanted*", "github.com/opencontainers/runc", "")
+	path := runcFile(t, "libcontainer/container_linux.go")
+	start := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (c *linuxContainer) Start(", "c.m.Lock()")}
+	if err := d.Mark(within(t), start); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"wanted-1", "wanted-2"} {
+		armed(t, d)
+		if err := plainPod(n, name); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.AwaitStop(within(t), "breakpoint"); err != nil {
+			t.Fatal(err, d.Output())
+		}
+		stack, err := d.Stack(within(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(stack[0].Name, "linuxContainer).Start") || stack[0].Line != start.Line {
+			t.Fatalf("it stopped at %+v", stack[0])
+		}
+		locals, _, err := d.Locals(within(t), stack[0].Id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := editor.Variable(locals, "process"); err != nil {
+			t.Error(err)
+		}
+		if name == "wanted-1" {
+			p50, p99 = startTimes(t, n, "beside", pods)
+			t.Logf("from create to Running, %d pods while another one is halted in runc create: p50 %v, p99 %v", pods, p50, p99)
+		}
+		if err := d.Continue(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.AwaitPodRunning(within(t), name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.AwaitOutput(within(t), "container app) exited with code 0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.Disconnect(within(t)); err != nil {
+		t.Error(err)
+	}
+	_ = d.Close()
+	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
+		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
+	}
+	if now := runcOnNode(t); now != before {
+		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
+	}
+}
+
+// runcOnNode tells what a session may change on the node.
+func runcOnNode(t *testing.T) string {
+	t.Helper()
+	out, err := cluster.InNode(within(t), "sh", "-c",
+		"stat -c '%n %i %d %s %a' /usr/sbin/runc; grep -c . /proc/1/mountinfo >/dev/null; grep runc /proc/1/mountinfo; ls -la /var/lib/kubedelve 2>&1; ps -eo stat,args | grep '^T'; true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Whatever ends while a call is halted, the call goes on, and its pod runs.
+func TestIntegrationNodeOneShotFaults(t *testing.T) {
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	before := runcOnNode(t)
+	path := runcFile(t, "libcontainer/container_linux.go")
+	start := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (c *linuxContainer) Start(", "c.m.Lock()")}
+	halt := func(d *editor.Debugger, pod string) {
+		t.Helper()
+		armed(t, d)
+		if err := plainPod(n, pod); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.AwaitStop(within(t), "breakpoint"); err != nil {
+			t.Fatal(err, d.Output())
+		}
+	}
+	restored := func() {
+		t.Helper()
+		deadline := time.Now().Add(patience)
+		for now := ""; now != before; now = runcOnNode(t) {
+			if time.Now().After(deadline) {
+				t.Fatalf("runc on the node:\n%s\nit was:\n%s", now, before)
+			}
+		}
+	}
+	begin := func() (*editor.Debugger, *testcluster.Adapter) {
+		t.Helper()
+		d, adapter := callsOf(t, "node/node1:runc", "command=create,container=app,namespace="+n.Name, "github.com/opencontainers/runc", "3s")
+		if err := d.Mark(within(t), start); err != nil {
+			t.Fatal(err)
+		}
+		return d, adapter
+	}
+	goesOn := func(pod string) {
+		t.Helper()
+		if err := n.AwaitPodRunning(within(t), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	t.Log("the agent is killed: the call goes on, and the session with another agent")
+	d, adapter := begin()
+	halt(d, "agent-killed")
+	agents, err := cluster.InNode(within(t), "pgrep", "-f", "kubedelve-agent calls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := cluster.InNode(within(t), append([]string{"kill", "-9"}, strings.Fields(agents)...)...); err != nil {
+		t.Fatal(err, out)
+	}
+	goesOn("agent-killed")
+
+	t.Log("the session is ended: the call goes on")
+	halt(d, "session-ended")
+	if err := d.Disconnect(within(t)); err != nil {
+		t.Error(err)
+	}
+	_ = d.Close()
+	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
+		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
+	}
+	goesOn("session-ended")
+	restored()
+
+	t.Log("the adapter is killed: the call goes on after the grace period, and runc is as before")
+	d, adapter = begin()
+	halt(d, "adapter-killed")
+	if err := adapter.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	goesOn("adapter-killed")
+	restored()
+	_ = d.Close()
+	if result, err := cluster.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:runc"}}); err != nil || result.Code != 0 {
+		t.Error(err, result.Stderr)
+	}
+	restored()
+}

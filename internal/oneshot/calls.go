@@ -1,0 +1,175 @@
+package oneshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubedelve/kubedelve/internal/agentapi"
+)
+
+// Calls answers the wrappers.
+type Calls struct {
+	filter agentapi.CallFilter
+	log    *slog.Logger
+
+	mu     sync.Mutex // guards all below
+	waiter chan *Call // has a place for one; nil: nobody waits for a call
+	last   time.Time  // when a call was given to a waiter
+}
+
+// NewCalls makes one for the calls that a filter lets through.
+func NewCalls(filter agentapi.CallFilter, log *slog.Logger) *Calls {
+	return &Calls{filter: filter, log: log}
+}
+
+// Listen listens on a socket that wrappers know.
+func Listen(socket string) (net.Listener, error) {
+	if err := unix.Unlink(socket); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("the socket for calls: %w", err)
+	}
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: socket, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("the socket for calls: %w", err)
+	}
+	// Who may not connect executes the original.
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("the socket for calls: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// Serve answers wrappers until ctx ends, which it returns nil for, or the listener
+// fails. It closes the listener.
+func (c *Calls) Serve(ctx context.Context, l net.Listener) error {
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("the socket for calls: %w", err)
+		}
+		caller, ok := conn.(*net.UnixConn)
+		if !ok || !c.wanted() {
+			_ = conn.Close() // at once: the original
+			continue
+		}
+		answering.Go(func() { // ends when the call has its answer, or with ctx
+			if err := c.answer(ctx, caller); err != nil {
+				c.log.Debug("a call", "error", err)
+			}
+		})
+	}
+}
+
+// wanted tells whether somebody waits for a call and may have one now.
+func (c *Calls) wanted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiter != nil && time.Since(c.last) >= time.Duration(c.filter.Every)
+}
+
+// thinking is sent to a wrapper that has to wait, once in thinkingEvery.
+const thinkingEvery = patience / 4
+
+var thinking = []byte{0}
+
+// answer gives a call to who waits for one, if it is such; else, and in the end, it hangs
+// up, and the wrapper executes the original.
+func (c *Calls) answer(ctx context.Context, conn *net.UnixConn) error {
+	defer func() { _ = conn.Close() }()
+	pid, err := peer(conn)
+	if err != nil {
+		return err
+	}
+	call, err := describe(pid)
+	if err != nil || !matches(c.filter, call) {
+		return err
+	}
+	call.conn, call.answered = conn, make(chan struct{})
+	if !c.give(call) {
+		return nil
+	}
+	tick := time.NewTicker(thinkingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-call.answered:
+			return nil
+		case <-ctx.Done():
+			call.Release()
+		case <-tick.C:
+			if _, err := conn.Write(thinking); err != nil {
+				call.Release() // it was killed
+			}
+		}
+	}
+}
+
+// give hands a call over.
+func (c *Calls) give(call *Call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiter == nil {
+		return false
+	}
+	c.waiter <- call
+	c.waiter, c.last = nil, time.Now()
+	return true
+}
+
+// Next waits for the next call. The one who gets it must see to it that it goes on:
+// [Call.Execute] or [Call.Release]. Only one may wait at a time.
+func (c *Calls) Next(ctx context.Context) (*Call, error) {
+	waiter := make(chan *Call, 1)
+	c.mu.Lock()
+	if c.waiter != nil {
+		c.mu.Unlock()
+		return nil, errors.New("somebody else waits for the next call")
+	}
+	c.waiter = waiter
+	c.mu.Unlock()
+	select {
+	case call := <-waiter:
+		return call, nil
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	given := c.waiter == nil
+	c.waiter = nil
+	c.mu.Unlock()
+	if given {
+		(<-waiter).Release()
+	}
+	return nil, context.Cause(ctx)
+}
+
+// peer is the process at the other end of a connection. A wrapper has one thread, and
+// execve keeps its PID.
+func peer(conn *net.UnixConn) (int, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return 0, fmt.Errorf("who calls: %w", err)
+	}
+	return int(cred.Pid), nil
+}

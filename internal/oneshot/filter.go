@@ -1,0 +1,42 @@
+package oneshot
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/kubedelve/kubedelve/internal/agentapi"
+)
+
+// matches tells whether a filter lets a call through.
+func matches(f agentapi.CallFilter, c *Call) bool {
+	switch {
+	case len(f.Commands) > 0 && !slices.Contains(f.Commands, c.Command):
+		return false
+	case !fits(f.ID, c.ID):
+		return false
+	}
+	for _, pattern := range f.Args {
+		if !slices.ContainsFunc(c.Args[1:], func(arg string) bool { return fits(pattern, arg) }) {
+			return false
+		}
+	}
+	for _, pattern := range f.Env {
+		if !slices.ContainsFunc(c.Env, func(e string) bool { return fits(pattern, e) }) {
+			return false
+		}
+	}
+	if f.Namespace == "" && f.Pod == "" && f.Container == "" {
+		return true
+	}
+	w := c.about()
+	return fits(f.Namespace, w.namespace) && fits(f.Pod, w.pod) && fits(f.Container, w.container)
+}
+
+// fits tells whether a text is as a pattern says, in which * stands for anything, also
+// for slashes; the empty pattern is for all.
+func fits(pattern, text string) bool {
+	const slash = "\x00" // neither arguments nor environments have it
+	ok, err := path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(text, "/", slash))
+	return pattern == "" || err == nil && ok
+}

@@ -1,0 +1,5 @@
+package oneshot
+
+import "debug/elf"
+
+const machine = elf.EM_AARCH64

@@ -1,0 +1,87 @@
+// Command victim tells all that its caller has given it, and ends as it is asked to.
+//
+//	victim FILE exit CODE | kill SIGNAL | wait
+//
+// It writes to FILE what it was given, as lines of JSON, and copies standard input to
+// standard output. With wait it exits with 7 when it gets SIGTERM, or at the end of input.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ends := make(chan os.Signal, 1)
+	if os.Args[2] == "wait" {
+		signal.Notify(ends, syscall.SIGTERM)
+	}
+	text, err := json.MarshalIndent(given(), "", " ")
+	if err == nil {
+		err = os.WriteFile(os.Args[1], text, 0o600)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(99)
+	}
+	_, _ = io.WriteString(os.Stdout, "ready\n")
+	if os.Args[2] == "wait" {
+		<-ends
+		os.Exit(7)
+	}
+	_, _ = io.Copy(os.Stdout, os.Stdin)
+	_, _ = io.WriteString(os.Stderr, "done\n")
+	n, _ := strconv.Atoi(os.Args[3])
+	if os.Args[2] == "kill" {
+		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
+		select {}
+	}
+	os.Exit(n)
+}
+
+func given() map[string]any {
+	dir, _ := os.Getwd()
+	env := os.Environ()
+	slices.Sort(env)
+	told := map[string]any{
+		"argv": os.Args[:1], "env": env, "dir": dir,
+		"pid": os.Getpid(), "parent": os.Getppid(), "group": syscall.Getpgrp(),
+		"user": os.Getuid(), "umask": syscall.Umask(0),
+	}
+	status, _ := os.ReadFile("/proc/self/status")
+	for _, line := range strings.Split(string(status), "\n") {
+		name, value, _ := strings.Cut(line, ":")
+		switch name {
+		case "Name", "SigIgn", "CapEff", "NoNewPrivs", "Seccomp", "Groups":
+			told[name] = strings.TrimSpace(value)
+		}
+	}
+	// Fields 6 and 7 of proc_pid_stat(5): the session and the controlling terminal.
+	stat, _ := os.ReadFile("/proc/self/stat")
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	told["session"], told["terminal"] = fields[3], fields[4]
+	limits, _ := os.ReadFile("/proc/self/limits")
+	told["limits"] = strings.Split(strings.ReplaceAll(string(limits), "  ", ""), "\n")
+	files := map[int]string{}
+	for fd := 3; fd < 10; fd++ {
+		if target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && !strings.Contains(target, "anon_inode") {
+			files[fd] = target
+			if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
+				data := make([]byte, 64)
+				n, _ := syscall.Read(fd, data)
+				files[fd] += ": " + string(data[:n])
+			}
+		}
+	}
+	told["files"] = files
+	told["listen"] = os.Getenv("LISTEN_PID")
+	return told
+}
