@@ -77,7 +77,7 @@ func TestRoomForInotify(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)
 	}
-	if err := roomForInotify(int(files.Cur)); err == nil || !strings.Contains(err.Error(), "max_user_instances") { //nolint:gosec // fits
+	if err := roomForInotify(int(files.Cur)); err == nil || !strings.Contains(err.Error(), "max_user_instances") {
 		t.Errorf("room for %d: %v", files.Cur, err)
 	}
 }
