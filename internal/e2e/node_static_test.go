@@ -302,6 +302,6 @@ func (s *staticSession) kills(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.inNode(t, "ls /var/lib/kubedelve/*/journal.json") // which no reboot takes away
-	s.restore(t, managerTarget)
+	s.restore(t, s.debugged())
 	s.back(t)
 }

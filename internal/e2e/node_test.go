@@ -440,7 +440,6 @@ func (s *nodeSession) kills(t *testing.T, kill map[string][]string) {
 // A client that is killed at any stage leaves what restore puts back; and if nobody
 // comes, the agent puts the original back alone.
 func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) testcluster.Command, stages ...string) {
-	target := begin().Args[0]
 	for _, stage := range stages {
 		p, err := s.Begin(begin("--ttl", "1h"))
 		if err != nil {
@@ -450,7 +449,7 @@ func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) test
 		if killErr := p.Kill(); err != nil || killErr != nil {
 			t.Fatal(err, killErr)
 		}
-		s.restore(t, target)
+		s.restore(t, begin())
 		t.Logf("killed at %q and restored", stage)
 		s.restored(t)
 	}
@@ -468,14 +467,18 @@ func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) test
 	if err := s.AwaitNodeState(within(t), s.before); err != nil {
 		t.Fatal(err)
 	}
-	s.restore(t, target)
+	s.restore(t, begin())
 	s.restored(t)
 }
 
-// restore is "kubedelve restore".
-func (s *nodeSession) restore(t *testing.T, target string) {
+// restore is "kubedelve restore" of what a command has begun, by the same way.
+func (s *nodeSession) restore(t *testing.T, begun testcluster.Command) {
 	t.Helper()
-	result, err := s.Run(within(t), testcluster.Command{Args: []string{"restore", target}})
+	args := []string{"restore", begun.Args[0]}
+	if i := slices.Index(begun.Args, "--node-via"); i >= 0 && strings.HasPrefix(begun.Args[i+1], "ssh:") {
+		args = append(args, begun.Args[i:i+2]...)
+	}
+	result, err := s.Run(within(t), testcluster.Command{Args: args, Env: begun.Env, Kubeconfig: begun.Kubeconfig})
 	if err != nil || result.Code != 0 {
 		t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kubedelve/kubedelve/internal/editor"
 	"github.com/kubedelve/kubedelve/internal/testcluster"
 )
 
@@ -26,7 +25,6 @@ func TestIntegrationNodeVia(t *testing.T) {
 func (s *nodeSession) via(t *testing.T, via string) {
 	t.Helper()
 	s.startUnit(t, "Type=notify\n")
-	restore := []string{"restore", s.ticker().Args[0]}
 	var env []string
 	if via != "direct" {
 		server, err := s.ServeSSH(t.TempDir())
@@ -38,7 +36,7 @@ func (s *nodeSession) via(t *testing.T, via string) {
 				t.Error(err)
 			}
 		})
-		env, restore = server.Env, append(restore, "--node-via", via)
+		env = server.Env
 	}
 	begin := func(args ...string) testcluster.Command {
 		command := s.ticker(append(args, "--node-via", via)...)
@@ -48,14 +46,6 @@ func (s *nodeSession) via(t *testing.T, via string) {
 			command.Kubeconfig = filepath.Join(t.TempDir(), "none")
 		}
 		return command
-	}
-	undo := func() {
-		t.Helper()
-		command := testcluster.Command{Args: restore, Env: env}
-		result, err := s.Run(within(t), command)
-		if err != nil || result.Code != 0 {
-			t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
-		}
 	}
 
 	p, err := s.Begin(begin())
@@ -71,29 +61,7 @@ func (s *nodeSession) via(t *testing.T, via string) {
 		t.Errorf("the tunnel goes by %q", ready.Tunnel)
 	}
 	s.answers(t, "/var/lib/kubedelve/")
-	path := filepath.Join(cluster.Programs.Root, tickerSource, "main.go")
-	at := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func tick(", "// BREAKPOINT")}
-	d, _, err := editor.Start(within(t), dial(t, ready.Listen), "attach", attachConfig, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answered := make(chan error, 1)
-	go func() { // ends with the answer
-		_, err := s.InNode(t.Context(), tickerPath, "-ask")
-		answered <- err
-	}()
-	if err := d.AwaitStop(within(t), "breakpoint"); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Continue(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-answered; err != nil {
-		t.Error(err)
-	}
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
+	s.halted(t, ready.Listen, func(<-chan error) {})
 	if env != nil {
 		s.onlyOne(t, begin())
 		s.listed(t, via, env)
@@ -101,37 +69,7 @@ func (s *nodeSession) via(t *testing.T, via string) {
 	end(t, p)
 	s.answers(t, tickerPath)
 	s.restored(t)
-
-	for _, stage := range []string{"starting a helper", "uploading", "taking the place", "loading", "ready"} {
-		p, err := s.Begin(begin("--ttl", "1h"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = p.Await(within(t), stage, func(e testcluster.Event) bool { return e.Event == stage || strings.HasPrefix(e.Text, stage) })
-		if killErr := p.Kill(); err != nil || killErr != nil {
-			t.Fatal(err, killErr)
-		}
-		undo()
-		t.Logf("killed at %q and restored", stage)
-		s.answers(t, tickerPath)
-		s.restored(t)
-	}
-	if p, err = s.Begin(begin("--ttl", "5s")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.AwaitEvent(within(t), "ready"); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("killed, and nobody restores")
-	if err := s.AwaitNodeState(within(t), s.before); err != nil {
-		t.Fatal(err)
-	}
-	undo()
-	s.answers(t, tickerPath)
-	s.restored(t)
+	s.killedClient(t, begin, "starting a helper", "uploading", "taking the place", "loading", "ready")
 }
 
 // onlyOne tries to begin a second session.

@@ -233,14 +233,13 @@ func (s *nodeSession) killedAgent(t *testing.T) {
 	}
 }
 
-// watchdog halts the service for longer than systemd's watchdog allows.
-func (s *nodeSession) watchdog(t *testing.T) {
+// halted halts the service at a breakpoint in what answers, calls f, and lets it go on. listen
+// is where debuggers connect. The channel has the end of a request that waits for its answer.
+func (s *nodeSession) halted(t *testing.T, listen string, f func(answered <-chan error)) {
 	t.Helper()
-	p, ready := s.beginTicker(t)
-	main := s.inNode(t, "systemctl show -p MainPID -p NRestarts ticker")
 	path := filepath.Join(cluster.Programs.Root, tickerSource, "main.go")
 	at := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func tick(", "// BREAKPOINT")}
-	d, _, err := editor.Start(within(t), dial(t, ready.Listen), "attach", attachConfig, at)
+	d, _, err := editor.Start(within(t), dial(t, listen), "attach", attachConfig, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,11 +251,7 @@ func (s *nodeSession) watchdog(t *testing.T) {
 	if err := d.AwaitStop(within(t), "breakpoint"); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-answered:
-		t.Fatalf("it answers though it is halted: %v", err)
-	case <-time.After(6 * time.Second): // WatchdogSec is 2 s
-	}
+	f(answered)
 	if err := d.Continue(within(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -268,11 +263,25 @@ func (s *nodeSession) watchdog(t *testing.T) {
 	case <-within(t).Done():
 		t.Fatal("it does not answer when it goes on")
 	}
-	if now := s.inNode(t, "systemctl show -p MainPID -p NRestarts ticker"); now != main {
-		t.Errorf("systemd has restarted it: %q, it was %q", now, main)
-	}
 	if err := d.Disconnect(within(t)); err != nil {
 		t.Error(err)
+	}
+}
+
+// watchdog halts the service for longer than systemd's watchdog allows.
+func (s *nodeSession) watchdog(t *testing.T) {
+	t.Helper()
+	p, ready := s.beginTicker(t)
+	main := s.inNode(t, "systemctl show -p MainPID -p NRestarts ticker")
+	s.halted(t, ready.Listen, func(answered <-chan error) {
+		select {
+		case err := <-answered:
+			t.Fatalf("it answers though it is halted: %v", err)
+		case <-time.After(6 * time.Second): // WatchdogSec is 2 s
+		}
+	})
+	if now := s.inNode(t, "systemctl show -p MainPID -p NRestarts ticker"); now != main {
+		t.Errorf("systemd has restarted it: %q, it was %q", now, main)
 	}
 	end(t, p)
 	s.answers(t, tickerPath)
@@ -293,7 +302,7 @@ func (s *nodeSession) reboot(t *testing.T) {
 	s.inNode(t, `rm -r /run/systemd/system/ticker.service.d; systemctl daemon-reload; kill -9 `+strings.Join(all, " "))
 	s.answers(t, tickerPath)
 	s.inNode(t, "ls /var/lib/kubedelve/*/journal.json") // which no reboot takes away
-	s.restore(t, "node/node1:ticker")
+	s.restore(t, s.ticker())
 	s.restored(t)
 }
 
