@@ -148,9 +148,9 @@ func openTerminal(t *testing.T) *os.File {
 	return slave
 }
 
-// answering serves a filter's calls until the returned function is called. With debug each
-// call is stopped in the debug build, and let go.
-func (s *site) answering(t *testing.T, filter agentapi.CallFilter, debug bool) (stop func() (debugged int)) {
+// answering serves a filter's calls until stop is called. With debug each call is stopped in
+// the debug build, and let go; ready waits until there is somebody for the next one.
+func (s *site) answering(t *testing.T, filter agentapi.CallFilter, debug bool) (ready func(), stop func() (debugged int)) {
 	t.Helper()
 	calls := NewCalls(filter, quiet)
 	l, err := Listen(s.Socket())
@@ -178,7 +178,13 @@ func (s *site) answering(t *testing.T, filter agentapi.CallFilter, debug bool) (
 		}
 		debugged <- n
 	}()
-	return func() int {
+	ready = func() {
+		t.Helper()
+		if debug {
+			await(t, "somebody waits for a call", calls.wanted)
+		}
+	}
+	return ready, func() int {
 		cancel()
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -230,11 +236,12 @@ func TestCallsAreAsWithoutAWrapper(t *testing.T) {
 	}
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
-			stop := func() int { return 0 }
+			ready, stop := func() {}, func() int { return 0 }
 			if way.listen {
-				stop = s.answering(t, way.filter, way.debug)
+				ready, stop = s.answering(t, way.filter, way.debug)
 			}
 			for _, r := range requests {
+				ready()
 				got := callVictim(t, s.Program, r.term, r.ask...)
 				if !reflect.DeepEqual(got, want[r.name]) {
 					t.Errorf("a call that %s:\n%+v\nwithout a wrapper:\n%+v", r.name, got, want[r.name])
