@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -42,7 +43,7 @@ func main() {
 	n, _ := strconv.Atoi(os.Args[3])
 	if os.Args[2] == "kill" {
 		_ = syscall.Kill(os.Getpid(), syscall.Signal(n))
-		select {}
+		time.Sleep(time.Minute) // until it comes; the runtime must not think of a deadlock
 	}
 	os.Exit(n)
 }
