@@ -18,6 +18,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first Ctrl-C ends the session in order; the second one is not caught.
 	context.AfterFunc(ctx, stop)
+	// The second SIGTERM is: editors send it again when a session does not end in two
+	// seconds, and a restore may take longer.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM)
 	// An editor that is gone is no reason to leave the cluster as it is: a write to
 	// it fails. It must not be ignored, since child processes would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
