@@ -204,7 +204,10 @@ func (p *NodePlacement) checks() []check {
 }
 
 func (p *NodePlacement) checkNode() (string, error) {
-	n := nodeOf(p.node)
+	if p.Via.SSH() { // or there would be no placement
+		return fmt.Sprintf("ssh %s answers, and may do what root may", p.Via.ssh), nil
+	}
+	n := nodeOf(p.node, nil)
 	if !n.Debuggable {
 		return "", fmt.Errorf("%s can't be debugged: %s", p.Target, n.Reason)
 	}

@@ -13,6 +13,10 @@ type Cluster struct {
 	Config    *rest.Config // for connections that Client can't make
 	Context   string       // the kubeconfig's context, to name it to the user; may be empty
 	Namespace string       // of targets and sessions
+
+	// beneath is set for a session on the API server or on what it needs: then it is away
+	// for as long as that takes to be exchanged.
+	beneath bool
 }
 
 // NewCluster makes the clients for a configuration, which it copies.

@@ -29,7 +29,22 @@ func TestInventory(t *testing.T) {
 			OperatingSystem: os, Architecture: arch, KubeletVersion: "v1.37.2", ContainerRuntimeVersion: runtime,
 		}}}
 	}
+	pod := func(node, program, image string, mirror, hostNetwork bool) *corev1.Pod {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: program + "-" + node, Namespace: metav1.NamespaceSystem, Annotations: map[string]string{}},
+			Spec: corev1.PodSpec{
+				NodeName: node, HostNetwork: hostNetwork, Containers: []corev1.Container{{Name: program, Image: image, Command: []string{"/usr/local/bin/" + program, "--flag"}}},
+			},
+		}
+		if mirror {
+			p.Annotations[corev1.MirrorPodAnnotationKey] = "0123"
+		}
+		return p
+	}
 	cluster := &Cluster{Namespace: "store", Client: fake.NewClientset(
+		pod("n1", "kube-scheduler", "registry:5000/kube-scheduler:v1.37.1@sha256:00", true, true), pod("n1", "etcd", "etcd", true, true),
+		pod("n1", "kube-vip", "kube-vip:v1", true, true), pod("n2", "kube-apiserver", "kube-apiserver:v1.37.2", true, false),
+		pod("n2", "kube-proxy", "kube-proxy:v1.37.2", false, true),
 		deployment("one", corev1.PodSpec{Containers: one}),
 		deployment("two", corev1.PodSpec{Containers: append(slices.Clone(one), corev1.Container{Name: "proxy"})}),
 		deployment("windows", corev1.PodSpec{Containers: one, NodeSelector: map[string]string{corev1.LabelOSStable: "windows"}}),
@@ -67,7 +82,7 @@ func TestInventory(t *testing.T) {
 		"deploy/two app proxy ",
 		"deploy/windows app* it runs on windows" + supported,
 		"deploy/windows-too app* it runs on windows" + supported,
-		"n1 node/n1:kubelet=v1.37.2 node/n1:containerd=2.0 ",
+		"n1 node/n1:kubelet=v1.37.2 node/n1:containerd=2.0 node/n1:etcd= node/n1:kube-scheduler=v1.37.1 ",
 		"n2 node/n2:kubelet=v1.37.2 node/n2:crio=1.33 ",
 		"n3 node/n3:kubelet=v1.37.2 node/n3:containerd=2.0 it runs on windows/amd64" + supported,
 		"n4 node/n4:kubelet=v1.37.2 ",

@@ -151,6 +151,9 @@ func decodeJournal(c *Cluster, secret *corev1.Secret) (*journal, error) {
 		return nil, fmt.Errorf("journal (secret %s/%s): it is of another version of kubedelve (format %d, not %d); use that one",
 			secret.Namespace, secret.Name, j.record.Version, journalVersion)
 	}
+	if target, err := ParseTarget(j.record.Target); err == nil { // else undo tells
+		in.beneath = target.beneathAPI()
+	}
 	return j, nil
 }
 

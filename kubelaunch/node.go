@@ -3,7 +3,6 @@ package kubelaunch
 import (
 	"context"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,19 +40,24 @@ func ResolveNode(ctx context.Context, c *Cluster, via NodeVia, target Target) (*
 	if err != nil {
 		return nil, fmt.Errorf("reading node %s: %w", target.Name, err)
 	}
-	if slices.Contains(beneathAPI, target.program()) && !via.direct() {
+	if target.beneathAPI() && !via.direct() {
 		return nil, fmt.Errorf("while %s is halted the cluster's API is, and with it this way to the node: use --node-via direct (target.nodeVia in a launch configuration)", target)
 	}
 	own := *c
-	own.Namespace = nodeNamespace(target)
+	own.Namespace, own.beneath = nodeNamespace(target), target.beneathAPI()
 	return &NodePlacement{
 		Target: target, Via: via, cluster: &own, node: node, version: versionOf(ctx, c, target, node),
 		Platform: buildflags.Platform{OS: node.Status.NodeInfo.OperatingSystem, Arch: node.Status.NodeInfo.Architecture},
 	}, nil
 }
 
-// beneathAPI are the services without which there is no API server.
-var beneathAPI = []string{"kube-apiserver", "etcd"}
+// beneathAPI tells whether there is no API server without the target.
+func (t Target) beneathAPI() bool {
+	return t.Kind == KindNode && slices.Contains([]string{"kube-apiserver", "etcd"}, t.program())
+}
+
+// ofKubernetes are the programs that tell the version of Kubernetes they are of.
+var ofKubernetes = []string{"kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"}
 
 var releasePattern = regexp.MustCompile(`^v\d+\.\d+\.\d+`)
 
@@ -61,19 +65,17 @@ var releasePattern = regexp.MustCompile(`^v\d+\.\d+\.\d+`)
 // no part of it.
 func versionOf(ctx context.Context, c *Cluster, target Target, node *corev1.Node) string {
 	program := target.program()
-	switch program {
-	case "kubelet":
+	switch {
+	case program == "kubelet":
 		return node.Status.NodeInfo.KubeletVersion
-	case "kube-controller-manager", "kube-scheduler", "kube-proxy":
-	default:
+	case !slices.Contains(ofKubernetes, program):
 		return ""
 	}
 	// A static pod is known to the API server by its node's name. Its images have the
 	// version for a tag, as a rule.
 	if pod, err := c.Client.CoreV1().Pods(metav1.NamespaceSystem).Get(ctx, program+"-"+node.Name, metav1.GetOptions{}); err == nil {
 		for _, container := range pod.Spec.Containers {
-			image, _, _ := strings.Cut(container.Image, "@")
-			if _, tag, found := strings.Cut(path.Base(image), ":"); found && releasePattern.MatchString(tag) {
+			if tag := tagOf(container.Image); releasePattern.MatchString(tag) {
 				return tag
 			}
 		}

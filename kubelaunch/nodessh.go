@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,7 @@ func ResolveNodeSSH(ctx context.Context, via NodeVia, target Target, agent func(
 	if target.Kind != KindNode {
 		return nil, fmt.Errorf("target %s is not on a node", target)
 	}
-	// The kubelet tells its own version; other components take theirs from the API server.
-	out, err := remoteshell.Host{Name: via.ssh}.Run(ctx, nil, "sh", "-c", `uname -s; uname -m; kubelet --version 2> /dev/null; true`)
+	out, err := remoteshell.Host{Name: via.ssh}.Run(ctx, nil, "sh", "-c", aboutScript, "sh", target.program())
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,28 @@ func ResolveNodeSSH(ctx context.Context, via NodeVia, target Target, agent func(
 	}
 	p := &NodePlacement{Target: target, Via: via}
 	p.Platform = buildflags.Platform{OS: strings.ToLower(lines[0]), Arch: cmp.Or(map[string]string{"x86_64": "amd64", "aarch64": "arm64"}[lines[1]], lines[1])}
-	if len(lines) > 2 && target.program() == "kubelet" {
-		p.version = strings.TrimPrefix(lines[2], "Kubernetes ")
+	if len(lines) > 2 && slices.Contains(ofKubernetes, target.program()) {
+		if version := strings.TrimPrefix(lines[2], "Kubernetes "); releasePattern.MatchString(version) {
+			p.version = version
+		}
 	}
 	p.agent, err = agent(p.Platform)
 	return p, err
 }
+
+// aboutScript tells what a node is, and which version a program of Kubernetes is that runs
+// there. A program of the node's own says it itself. One in a container is not executed
+// outside of it; its image's tag tells, in the manifest of a static pod as kubeadm writes
+// them. Without either, the kubelet's version is as near as can be.
+const aboutScript = `uname -s; uname -m
+for p in /proc/[0-9]*; do
+	[ "$(readlink "$p/ns/mnt")" = "$(readlink /proc/1/ns/mnt)" ] || continue
+	exe=$(readlink "$p/exe")
+	case $exe in */"$1") "$exe" --version && exit;; esac
+done 2> /dev/null
+sed -n "s#^ *image: .*/$1:\(v[0-9][^@ ]*\).*#\1#p" /etc/kubernetes/manifests/*.yaml 2> /dev/null
+kubelet --version 2> /dev/null
+true`
 
 // sshDoor leads into a node by ssh. The session's folder on the node is its journal: it says
 // how the service ran, and holds what a restore needs.

@@ -24,21 +24,21 @@ const replacementPatience = 45 * time.Second
 // undo puts the cluster back as the journal says, the last change first. It may be
 // run again after any failure, from any machine.
 func undo(ctx context.Context, j *journal, progress func(string)) error {
-	err := patiently(ctx, func(func()) error { return undoSteps(ctx, j, j.record.Steps, progress) })
+	err := j.cluster.patiently(ctx, func(func()) error { return undoSteps(ctx, j, j.record.Steps, progress) })
 	// The journal stays while anything is left to do.
 	if err != nil {
 		return err
 	}
-	return patiently(ctx, func(func()) error { return j.remove(ctx) })
+	return j.cluster.patiently(ctx, func(func()) error { return j.remove(ctx) })
 }
 
 // undoOwn is undo for a session that ends in order. If others have ended it in the
 // meantime, the workload is no longer its to put back: only its pods are.
 func undoOwn(ctx context.Context, j *journal, progress func(string)) error {
 	var lost *LostError
-	if err := patiently(ctx, func(func()) error { return j.refresh(ctx) }); errors.As(err, &lost) {
+	if err := j.cluster.patiently(ctx, func(func()) error { return j.refresh(ctx) }); errors.As(err, &lost) {
 		pods := slices.DeleteFunc(slices.Clone(j.record.Steps), func(s step) bool { return s.Kind != stepPod && s.Kind != stepAdopt })
-		return patiently(ctx, func(func()) error { return undoSteps(ctx, j, pods, progress) })
+		return j.cluster.patiently(ctx, func(func()) error { return undoSteps(ctx, j, pods, progress) })
 	}
 	return undo(ctx, j, progress)
 }

@@ -20,28 +20,42 @@ import (
 
 // object is what waitFor watches: one object by its name.
 type object struct {
-	what string
-	list func(context.Context, metav1.ListOptions) (runtime.Object, []runtime.Object, error)
-	open func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	cluster *Cluster
+	what    string
+	list    func(context.Context, metav1.ListOptions) (runtime.Object, []runtime.Object, error)
+	open    func(context.Context, metav1.ListOptions) (watch.Interface, error)
 }
 
-// apiPatience is how long the API server may be away while something is waited for.
-const apiPatience = 30 * time.Second
+// How long the API server may be away while something is waited for: as a rule, and if the
+// session's target is the API server itself or what is beneath it, which a kubelet takes
+// that long to bring back as a static pod.
+const (
+	apiPatience     = 30 * time.Second
+	beneathPatience = 2 * time.Minute
+)
+
+func (c *Cluster) patience() time.Duration {
+	if c.beneath {
+		return beneathPatience
+	}
+	return apiPatience
+}
 
 // patiently calls do until it succeeds, fails for another reason than that the API
-// server is away, or that has been so for apiPatience. do calls reached, if it goes on
+// server is away, or that has been so for too long. do calls reached, if it goes on
 // for long, when the API server has answered.
-func patiently(ctx context.Context, do func(reached func()) error) error {
+func (c *Cluster) patiently(ctx context.Context, do func(reached func()) error) error {
 	var away time.Time // since when
 	for {
 		err := do(func() { away = time.Time{} })
-		if err == nil || ctx.Err() != nil || !unreachable(err) {
+		// One that has just begun to serve does not know the rights that are stored.
+		if err == nil || ctx.Err() != nil || !unreachable(err) && !(c.beneath && apierrors.IsForbidden(err)) {
 			return err
 		}
 		if away.IsZero() {
 			away = time.Now()
 		}
-		if time.Since(away) > apiPatience {
+		if time.Since(away) > c.patience() {
 			return err
 		}
 		timer := time.NewTimer(apiPause)
@@ -69,7 +83,7 @@ func unreachable(err error) bool {
 // fails, or ctx ends. A watch that the API server ends is opened again.
 func waitFor(ctx context.Context, name string, o object, done func(runtime.Object) (bool, error)) error {
 	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
-	return patiently(ctx, func(reached func()) error {
+	return o.cluster.patiently(ctx, func(reached func()) error {
 		for {
 			list, items, err := o.list(ctx, metav1.ListOptions{FieldSelector: selector})
 			if err != nil {
@@ -128,7 +142,7 @@ func watchOnce(ctx context.Context, name string, o object, options metav1.ListOp
 func pods(c *Cluster) object {
 	client := c.Client.CoreV1().Pods(c.Namespace)
 	return object{
-		what: "pod",
+		cluster: c, what: "pod",
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, []runtime.Object, error) {
 			list, err := client.List(ctx, o)
 			if err != nil {
@@ -188,7 +202,7 @@ func waitRoutes(ctx context.Context) error {
 // wanted. It looks at the pods themselves: for a moment after a change the status
 // of a ReplicaSet tells how things were before. It returns when the set is gone.
 func waitMembers(ctx context.Context, c *Cluster, replicaSet string, done func(set *appsv1.ReplicaSet, members []corev1.Pod) bool) error {
-	return patiently(ctx, func(reached func()) error { return pollMembers(ctx, c, replicaSet, reached, done) })
+	return c.patiently(ctx, func(reached func()) error { return pollMembers(ctx, c, replicaSet, reached, done) })
 }
 
 func pollMembers(ctx context.Context, c *Cluster, replicaSet string, reached func(), done func(set *appsv1.ReplicaSet, members []corev1.Pod) bool) error {

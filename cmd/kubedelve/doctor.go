@@ -68,6 +68,10 @@ The exit code is 1 if anything is missing.`,
 			if err != nil {
 				return usagef(cmd, "--replicas %w", err)
 			}
+			via, err := kubelaunch.ParseNodeVia(f.nodeVia)
+			if err != nil {
+				return usagef(cmd, "--node-via %w", err)
+			}
 			log, err := g.logger(cmd)
 			if err != nil {
 				return err
@@ -77,7 +81,7 @@ The exit code is 1 if anything is missing.`,
 				d.tell = func(f kubelaunch.Finding) { writeFinding(cmd.OutOrStdout(), f) }
 			}
 			r := request{
-				target: target, container: f.container, build: buildflags.Config{Program: f.program, Tags: f.tags},
+				target: target, via: via, container: f.container, build: buildflags.Config{Program: f.program, Tags: f.tags},
 				options: kubelaunch.Options{Replicas: replicas, AgentImage: cmp.Or(f.agentImage, defaultAgentImage()), PullPolicy: corev1.PullIfNotPresent},
 				cluster: g.cluster,
 			}
@@ -100,6 +104,7 @@ The exit code is 1 if anything is missing.`,
 	flags.StringVarP(&f.container, "container", "c", "", "the container; needed if the pod has several")
 	flags.StringVar(&f.replicas, "replicas", "1", "how many of the workload's replicas are to be debugged")
 	flags.StringVar(&f.agentImage, "agent-image", "", "the image that brings kubedelve-agent into the pod")
+	flags.StringVar(&f.nodeVia, "node-via", "api", "the way into a node: api, direct or ssh:USER@HOST")
 	addOutput(cmd, &f.output)
 	completeTargetFlags(cmd, g)
 	return cmd
@@ -128,6 +133,10 @@ func (d *diagnosis) examine(ctx context.Context, r request, log logger) {
 		d.program(ctx, r, log)
 		return
 	}
+	if r.via.SSH() && target.Kind == kubelaunch.KindNode { // no cluster is asked
+		d.targetAndProgram(ctx, nil, target, r, log)
+		return
+	}
 	cluster, err := r.cluster()
 	version := ""
 	if err == nil {
@@ -141,16 +150,23 @@ func (d *diagnosis) examine(ctx context.Context, r request, log logger) {
 		d.program(ctx, r, log)
 		return
 	}
+	d.targetAndProgram(ctx, cluster, target, r, log)
+}
+
+// targetAndProgram looks at a target, and at the program for its platform.
+func (d *diagnosis) targetAndProgram(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaunch.Target, r request, log logger) {
 	node := d.target(ctx, cluster, target, r)
+	var err error
 	if r.build.Platform, err = platformFor(r.build.Platform, node, r.target); err == nil {
 		d.program(ctx, r, log)
 	}
 }
 
-// target looks at a target in the cluster, and returns the platform that it is on.
+// target looks at a target, in the cluster unless it is a node's that ssh leads to, and returns
+// the platform that it is on.
 func (d *diagnosis) target(ctx context.Context, cluster *kubelaunch.Cluster, target kubelaunch.Target, r request) (node buildflags.Platform) {
 	if target.Kind == kubelaunch.KindNode {
-		p, err := kubelaunch.ResolveNode(ctx, cluster, kubelaunch.NodeVia{}, target)
+		p, err := findNode(ctx, target, r)
 		if err == nil {
 			node = p.Platform
 		}

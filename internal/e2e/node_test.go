@@ -21,16 +21,18 @@ import (
 
 // compiled compiles a kubelet for debugging once, before tests run side by side: with an
 // empty cache it takes all processors for minutes.
-var compiled = sync.OnceValue(func() error { return compile("kubelet") })
+var compiled = sync.OnceValue(func() error { return compile(kubeletProgram) })
 
-func compile(component string) error {
+const kubeletProgram = "k8s.io/kubernetes/cmd/kubelet"
+
+func compile(programs ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	k, err := cluster.Programs.Kubernetes(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(k.Compile(ctx, component), k.Close())
+	return errors.Join(k.Compile(ctx, programs...), k.Close())
 }
 
 // withinBuild is a context for one build of a kubelet and what follows: linking alone takes
@@ -62,7 +64,7 @@ func (s *nodeSession) config(hold string) map[string]any {
 	return map[string]any{
 		"type": "kubedelve", "request": "launch", "name": "kubelet",
 		"target":  map[string]any{"name": "node/node1:kubelet", "agentImage": s.Refs["agent"], "hold": hold},
-		"program": "k8s.io/kubernetes/cmd/kubelet",
+		"program": kubeletProgram,
 		"build":   map[string]any{"dir": s.kube.Dir},
 	}
 }
@@ -237,18 +239,18 @@ func (s *nodeSession) restored(t *testing.T) {
 	if err := s.AwaitNodeState(within(t), s.before); err != nil {
 		t.Error(err)
 	}
+	s.fineAgain(t)
 	left, err := s.NodeSessions(within(t))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left over: namespaces %q, %v", left, err)
 	}
-	s.fineAgain(t)
 }
 
 // kubelet is "kubedelve debug node/node1:kubelet".
 func (s *nodeSession) kubelet(args ...string) testcluster.Command {
 	return testcluster.Command{
 		Dir: s.kube.Dir, Env: testcluster.KubeEnv,
-		Args: append([]string{"node/node1:kubelet", "--program", "k8s.io/kubernetes/cmd/kubelet", "--listen", "127.0.0.1:0"}, args...),
+		Args: append([]string{"node/node1:kubelet", "--program", kubeletProgram, "--listen", "127.0.0.1:0"}, args...),
 	}
 }
 
@@ -267,7 +269,7 @@ func (s *nodeSession) processOf(t *testing.T, command string) string {
 // saved: the kubelet is swapped, and its breakpoints are hit again. After the session
 // all is as before.
 func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
-	path := s.kube.Kubelet()
+	path := s.kube.File(testcluster.KubeletSource)
 	const add = "kl.podManager.AddPod(pod)"
 	condition := func(name string) string { return fmt.Sprintf("pod.ObjectMeta.Name == %q", name) }
 	additions := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", add), Condition: condition("first")}
@@ -354,7 +356,7 @@ func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 
 // A kubelet that is halted for longer than --hold goes on without breakpoints.
 func (s *nodeSession) held(t *testing.T) {
-	path := s.kube.Kubelet()
+	path := s.kube.File(testcluster.KubeletSource)
 	at := editor.Breakpoint{
 		Path: path, Line: lineIn(t, path, "func (kl *Kubelet) HandlePodAdditions(", "kl.podManager.AddPod(pod)"),
 		Condition: `pod.ObjectMeta.Name == "held"`,

@@ -134,10 +134,10 @@ func (c *Cluster) StaticPod(ctx context.Context, component string) (uid string, 
 	return pod.Annotations["kubernetes.io/config.hash"], pod.Status.Phase == corev1.PodRunning && Ready(pod), nil
 }
 
-// AwaitStaticPod waits until a static pod is the one of the UID, and ready.
+// AwaitStaticPod waits until a static pod is the one of the UID, if that is not empty, and ready.
 func (c *Cluster) AwaitStaticPod(ctx context.Context, component, uid string) error {
 	return until(ctx, "static pod "+component+" to be "+uid+" and ready", func() (bool, string, error) {
 		now, ready, err := c.StaticPod(ctx, component)
-		return err == nil && now == uid && ready, fmt.Sprint(now, ready, err), nil
+		return err == nil && (now == uid || uid == "") && ready, fmt.Sprint(now, ready, err), nil
 	})
 }

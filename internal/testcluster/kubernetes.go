@@ -29,10 +29,12 @@ type Kubernetes struct {
 	lock   *os.File
 }
 
-// The files that tests edit.
+// The files of a checkout that tests may edit: Close and the next one's begin take that back.
 const (
-	kubeletSource = "pkg/kubelet/kubelet.go"
-	hpaSource     = "pkg/controller/podautoscaler/horizontal.go"
+	KubeletSource     = "pkg/kubelet/kubelet.go"
+	AutoscalerSource  = "pkg/controller/podautoscaler/horizontal.go"
+	PodStrategySource = "pkg/registry/core/pod/strategy.go"
+	SchedulerSource   = "pkg/scheduler/schedule_one.go"
 )
 
 // Kubernetes waits until nobody else has the checkout, and brings it into its original state.
@@ -69,20 +71,30 @@ func (p *Programs) Kubernetes(ctx context.Context) (k *Kubernetes, err error) {
 // Close gives the checkout to the next one.
 func (k *Kubernetes) Close() error { return errors.Join(k.reset(), k.lock.Close()) }
 
-// Kubelet is the path of the kubelet's main source file, which may be edited.
-func (k *Kubernetes) Kubelet() string { return filepath.Join(k.Source, kubeletSource) }
+// File is the path of a source file, as one of the constants names it.
+func (k *Kubernetes) File(name string) string { return filepath.Join(k.Source, name) }
 
-// Autoscaler is that of the controller of HorizontalPodAutoscalers, which may be edited, too.
-func (k *Kubernetes) Autoscaler() string { return filepath.Join(k.Source, hpaSource) }
+// EtcdFile is the path of a source file of etcd's server, which may not be edited.
+func (k *Kubernetes) EtcdFile(ctx context.Context, name string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", EtcdProgram)
+	cmd.Dir = k.Dir
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go list -m %s: %w", EtcdProgram, err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), name), nil
+}
 
-// Compile fills the compiler's cache with a component for debugging ("kubelet"), but for
-// its linking.
-func (k *Kubernetes) Compile(ctx context.Context, component string) error {
-	cmd := exec.CommandContext(ctx, "go", "list", "-export", "-deps", "-gcflags=all=-N -l", "-f", "", "k8s.io/kubernetes/cmd/"+component) //nolint:gosec // the tests say which
+// EtcdProgram is the main package of etcd, and its module.
+const EtcdProgram = "go.etcd.io/etcd/server/v3"
+
+// Compile fills the compiler's cache with programs for debugging, but for their linking.
+func (k *Kubernetes) Compile(ctx context.Context, programs ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-export", "-deps", "-gcflags=all=-N -l", "-f", ""}, programs...)...) //nolint:gosec // the tests say which
 	cmd.Dir = k.Dir
 	cmd.Env = append(os.Environ(), KubeEnv...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compiling %s: %w\n%s", component, err, out)
+		return fmt.Errorf("compiling %s: %w\n%s", strings.Join(programs, ", "), err, out)
 	}
 	return nil
 }
@@ -137,7 +149,7 @@ func (k *Kubernetes) copyModule(kube string) error {
 
 // reset takes edits back.
 func (k *Kubernetes) reset() error {
-	for _, name := range []string{kubeletSource, hpaSource} {
+	for _, name := range []string{KubeletSource, AutoscalerSource, PodStrategySource, SchedulerSource} {
 		text, err := os.ReadFile(filepath.Join(k.origin, name))
 		if err != nil {
 			return err
