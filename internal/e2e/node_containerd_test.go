@@ -82,7 +82,8 @@ func (s *nodeSession) containerd(t *testing.T) {
 		}
 		t.Log("kill -9 of the", kill.name)
 		s.inNode(t, "kill -9 "+killed[0])
-		if _, err := d.AwaitOutput(within(t), "started again in node"); err != nil {
+		// Another helper's pod may have to be started by the containerd that has just come back.
+		if _, err := d.AwaitOutput(withinBuild(t), "started again in node"); err != nil {
 			t.Fatal(err)
 		}
 		if now := s.ofSession(t, "bin/"); len(now) != 1 || now[0] == killed[0] {

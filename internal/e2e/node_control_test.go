@@ -171,7 +171,9 @@ func (s *staticSession) bySSH(t *testing.T) {
 		t.Error(err)
 	}
 	end(t, p)
-	s.fineAgain(t)
+	if err := s.AwaitAPI(within(t)); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.namespace.DeletePod(within(t), "by-ssh"); err != nil {
 		t.Fatal(err)
 	}

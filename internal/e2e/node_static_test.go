@@ -70,10 +70,13 @@ func (s *nodeSession) restartControlPlane(t *testing.T) {
 	t.Helper()
 	s.inNode(t, `mv /etc/kubernetes/manifests /etc/kubernetes/.away
 mkdir -m 700 /etc/kubernetes/manifests
-while pgrep -x '`+strings.Join(processNames(), "|")+`' > /dev/null; do sleep 0.1; done
+while ps -e -o comm= | grep -qx '`+strings.Join(processNames(), `\|`)+`'; do sleep 0.1; done
 mv /etc/kubernetes/.away/* /etc/kubernetes/manifests
 rmdir /etc/kubernetes/.away`)
 	ctx := within(t)
+	if err := s.AwaitAPI(ctx); err != nil {
+		t.Fatal(err)
+	}
 	for component := range controlPlane {
 		if err := s.AwaitStaticPod(ctx, component, ""); err != nil {
 			t.Fatal(err)

@@ -451,6 +451,10 @@ func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) test
 		if killErr := p.Kill(); err != nil || killErr != nil {
 			t.Fatal(err, killErr)
 		}
+		// If it is the API server that was being exchanged, the agent brings it back, after --grace.
+		if err := s.AwaitAPI(withinBuild(t)); err != nil {
+			t.Fatal(err)
+		}
 		s.restore(t, begin())
 		t.Logf("killed at %q and restored", stage)
 		s.restored(t)
@@ -467,6 +471,9 @@ func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) test
 	}
 	t.Log("killed, and nobody restores")
 	if err := s.AwaitNodeState(within(t), s.before); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AwaitAPI(within(t)); err != nil {
 		t.Fatal(err)
 	}
 	s.restore(t, begin())

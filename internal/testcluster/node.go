@@ -151,10 +151,17 @@ func (c *Cluster) NodeCondition(ctx context.Context) (ready string, taints []cor
 	return ready, nodes.Items[0].Spec.Taints, nodes.Items[0].Status.NodeInfo.KubeletVersion, nil
 }
 
+// AwaitAPI waits until the API server answers, which may be what a test has exchanged.
+func (c *Cluster) AwaitAPI(ctx context.Context) error {
+	return until(ctx, "the API server to answer", func() (bool, string, error) {
+		_, err := c.Client.Discovery().ServerVersion()
+		return err == nil, fmt.Sprint(err), nil
+	})
+}
+
 // AwaitNodeReady waits until the node is ready and has no taints.
 func (c *Cluster) AwaitNodeReady(ctx context.Context) error {
 	return until(ctx, "the node to be ready", func() (bool, string, error) {
-		// The API server may be what a test has exchanged.
 		ready, taints, _, err := c.NodeCondition(ctx)
 		return err == nil && strings.HasPrefix(ready, "True") && len(taints) == 0, fmt.Sprint(ready, taints, err), nil
 	})
