@@ -487,7 +487,8 @@ func (s *nodeSession) restore(t *testing.T, begun testcluster.Command) {
 	if i := slices.Index(begun.Args, "--node-via"); i >= 0 && strings.HasPrefix(begun.Args[i+1], "ssh:") {
 		args = append(args, begun.Args[i:i+2]...)
 	}
-	result, err := s.Run(within(t), testcluster.Command{Args: args, Env: begun.Env, Kubeconfig: begun.Kubeconfig})
+	// A kubelet may have to exchange a static pod twice, and with it the API server.
+	result, err := s.Run(withinBuild(t), testcluster.Command{Args: args, Env: begun.Env, Kubeconfig: begun.Kubeconfig})
 	if err != nil || result.Code != 0 {
 		t.Fatalf("restore ends with code %d, %v: %s", result.Code, err, result.Stderr)
 	}
