@@ -41,7 +41,7 @@ const usage = `kubedelve-agent runs beside a component that kubedelve debugs.
   hold    --dir DIR                  supervise its component
   become  --dir DIR                  become the service again
   calls   --dir DIR                  debug calls of a program of the node
-  delve   --socket PATH [--call PID] -- PROGRAM [ARG]...
+  delve   --socket PATH [--call PID [--part PART]] -- PROGRAM [ARG]...
                                      a headless Delve, for the agent itself
   version
 `
@@ -65,6 +65,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	pid := flags.Int("pid", 1, "a process")
 	message := flags.String("message", "/dev/termination-log", "the termination message, a file")
 	call := flags.Int("call", 0, "a call that is to be debugged, a process")
+	part := flags.String("part", string(agent.PartCall), "which part of the call: call, starter, init or stage")
 	debug := flags.Bool("debug", false, "log more")
 	if err := flags.Parse(args[1:]); err != nil {
 		return 2
@@ -116,7 +117,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			flags.Usage()
 			return 2
 		}
-		code = agent.RunDelve(*socket, *call, flags.Args())
+		code = agent.RunDelve(*socket, agent.Called{PID: *call, Part: agent.Part(*part)}, flags.Args())
 	case "version":
 		_, err = fmt.Fprintf(stdout, "kubedelve-agent %s (delve %s)\n", version.String(), agent.DelveVersion())
 	default:

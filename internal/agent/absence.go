@@ -26,7 +26,7 @@ func (a *Agent) note() {
 	// Before the first debugger has come it is the client that decides when the
 	// component begins, so a client's presence is enough; but whoever has called what
 	// is debugged waits for it.
-	keep(&a.absence.unattended, a.component != nil && !a.attended() && !a.history.settled && (a.history.debugged || a.sessions == 0 || a.component.call != nil))
+	keep(&a.absence.unattended, a.component != nil && !a.attended() && !a.history.settled && (a.history.debugged || a.sessions == 0 || a.component.isCall()))
 	keep(&a.absence.alone, a.sessions == 0 && a.abort == nil)
 }
 

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,10 +42,13 @@ type Agent struct {
 	boot     string // random
 	post     Post   // nil: not on a node
 
-	relays sync.WaitGroup // counts the debuggers' connections to Delve
+	relays  sync.WaitGroup // counts the debuggers' connections to Delve
+	loads   atomic.Int64   // Delves so far
+	inits   chan *heldInit // given to whoever waits for the next call
+	handing sync.WaitGroup // counts those that catch inits
+	over    chan struct{}  // closed when Run ends
 
 	starting  sync.Mutex // serialises start and end
-	loads     int        // starts so far, also those that failed; guarded by starting
 	attaching sync.Mutex // serialises who becomes Delve's one client: attach and settle; after starting
 
 	mu        sync.Mutex // guards all below
@@ -84,6 +88,7 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 	a := &Agent{
 		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(), boot: rand.Text(),
 		streams: map[string]*debugging{}, changed: make(chan struct{}),
+		inits: make(chan *heldInit), over: make(chan struct{}),
 	}
 	a.update(func() {}) // the agent begins alone
 	return a, a.dir.prepare()
@@ -173,12 +178,14 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	if err == nil && !expired {
 		a.drain()
 	}
+	close(a.over)
 	stop := &StopError{syscall.SIGTERM}
 	_ = errors.As(context.Cause(ctx), &stop)
 	if exit, ok := a.end(stop.Signal); ok && code == 0 {
 		code = exit.Status()
 	}
 	a.relays.Wait()
+	a.handing.Wait() // nothing adds to it without a component
 	if !expired {
 		return code, err
 	}
@@ -498,19 +505,17 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 	a.abortStart() // the later one counts
 	a.starting.Lock()
 	defer a.starting.Unlock()
-	a.loads++
 	a.update(func() {
 		a.abort = func() { cancel(errors.New("another request came before it was loaded")) }
 		a.loading = s.File.SHA256
 	})
 	defer a.update(func() { a.abort, a.loading = nil, "" })
 	began := time.Now()
-	starter := starter{a.log, a.self, a.dir.delveSocket(a.loads), &a.children}
 	var c *component
 	if caller, ok := a.post.(Caller); ok {
-		c, started.Call, err = a.nextCall(ctx, caller, starter, path)
+		c, started.Call, err = a.nextCall(ctx, caller, path)
 	} else {
-		c, err = starter.start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
+		c, err = a.starter().start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
 	}
 	if errors.Is(err, unix.EACCES) || err != nil && a.dir.noExec() {
 		err = fmt.Errorf("%w (is the folder %s mounted noexec?)", err, a.dir)
@@ -525,6 +530,10 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 		"loading", loaded.Sub(began).Round(time.Millisecond), "replacing", time.Since(loaded).Round(time.Millisecond))
 	started.PID, started.Run = c.pid(), run
 	return started, nil
+}
+
+func (a *Agent) starter() starter {
+	return starter{a.log, a.self, a.dir.delveSocket(int(a.loads.Add(1))), &a.children}
 }
 
 // replace ends the component that runs and puts another in its place, which thereby

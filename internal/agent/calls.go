@@ -3,9 +3,9 @@ package agent
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,22 +21,23 @@ type Caller interface {
 	Next(ctx context.Context) (*oneshot.Call, error)
 }
 
-// traced is what a Delve process says first that is to debug a call: it traces it, and
-// the call may execute the debug build.
-const traced = "traced"
-
-// nextCall waits for a call and stops it at the first instruction of the debug build. It
-// tells what was called.
-func (a *Agent) nextCall(ctx context.Context, caller Caller, s starter, path string) (*component, string, error) {
+// nextCall waits for a call, or the init of the one before, and stops it at the first
+// instruction of the debug build. It tells what was called. The caller holds starting.
+func (a *Agent) nextCall(ctx context.Context, caller Caller, path string) (*component, string, error) {
 	a.forgetEnded()
 	for {
-		call, err := caller.Next(ctx)
-		if err != nil {
+		call, init, err := a.awaitCall(ctx, caller)
+		switch {
+		case err != nil:
 			return nil, "", err
+		case init != nil:
+			return init.component, init.name, nil
 		}
 		a.log.Info("call caught", "call", call)
-		c, err := s.catch(ctx, call, path)
+		c, err := a.catch(ctx, call, path)
 		switch {
+		case err == nil && c.part == PartInit:
+			return c, call.InitString(c.pid()), nil
 		case err == nil:
 			return c, call.String(), nil
 		case err.Error() == oneshot.ErrElsewhere.Error() && ctx.Err() == nil: // of another process
@@ -44,6 +45,27 @@ func (a *Agent) nextCall(ctx context.Context, caller Caller, s starter, path str
 		default:
 			return nil, "", fmt.Errorf("%s: %w", call, err)
 		}
+	}
+}
+
+// awaitCall waits for a call, or for an init that is there already.
+func (a *Agent) awaitCall(ctx context.Context, caller Caller) (call *oneshot.Call, init *heldInit, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	came := make(chan struct{})
+	go func() { // ends with ctx
+		call, err = caller.Next(ctx)
+		close(came)
+	}()
+	select {
+	case <-came:
+		return call, nil, err
+	case init := <-a.inits:
+		cancel()
+		if <-came; err == nil {
+			call.Release()
+		}
+		return nil, init, nil
 	}
 }
 
@@ -58,36 +80,90 @@ func (a *Agent) forgetEnded() {
 	}
 }
 
-// catch has a call execute the program at path, and returns when Delve has it.
-func (s starter) catch(ctx context.Context, call *oneshot.Call, path string) (_ *component, err error) {
+// catch has a call execute the program at path, and returns when Delve has the part of it
+// that is to be debugged.
+func (a *Agent) catch(ctx context.Context, call *oneshot.Call, path string) (*component, error) {
 	defer call.Release() // if it does not execute the debug build
-	c := s.prepare([]string{"--call", strconv.Itoa(call.PID), "--", path}, nil, "")
-	c.call = openProcess(call.PID)
-	status, err := c.fork()
-	if err != nil {
-		return nil, fmt.Errorf("starting delve: %w", err)
+	part := PartCall
+	switch {
+	case call.Init && call.Itself:
+		part = PartStarter
+	case call.Init:
+		part = PartInit
+	}
+	c := a.starter().prepareCall(Called{call.PID, part}, path)
+	if part == PartStarter {
+		c.told = func(news string) {
+			if number, is := strings.CutPrefix(news, newsInit+" "); is {
+				if pid, err := strconv.Atoi(number); err == nil {
+					a.handing.Go(func() { a.handOver(c, call, pid, path) }) // ends with Run
+				}
+			}
+		}
 	}
 	// The call first: its tracer waits for what it does.
-	stop := context.AfterFunc(ctx, func() { call.Release(); c.kill() })
-	said := bufio.NewReader(status)
-	line, _ := said.ReadString('\n') // nothing: load tells
-	rest := io.Reader(said)
-	if strings.TrimSuffix(line, "\n") != traced {
-		rest = io.MultiReader(strings.NewReader(line), said)
-	} else if err = call.Execute(path); err != nil {
-		c.kill()
+	err := c.take(ctx, call.Release, func() error { return call.Execute(path) })
+	if err != nil {
+		return nil, err
 	}
-	err = errors.Join(err, c.load(rest))
+	return c, nil
+}
+
+// prepareCall makes a component of a call.
+func (s starter) prepareCall(call Called, path string) *component {
+	c := s.prepare([]string{"--call", strconv.Itoa(call.PID), "--part", string(call.Part), "--", path}, nil, "")
+	c.part, c.call = call.Part, openProcess(call.PID)
+	return c
+}
+
+// take starts Delve, and returns when it has the call. traced is called when the call may
+// go on to where it is stopped; giveUp if ctx ends before. After an error the call goes on.
+func (c *component) take(ctx context.Context, giveUp func(), traced func() error) error {
+	status, err := c.fork()
+	if err != nil {
+		return fmt.Errorf("starting delve: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { giveUp(); c.kill() })
+	err = c.awaitTaken(status, traced)
 	_ = status.Close()
 	if !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		c.kill()
-		return nil, err
 	}
-	return c, nil
+	return err
 }
+
+func (c *component) awaitTaken(status io.Reader, traced func() error) error {
+	said := bufio.NewReader(status)
+	for {
+		line, err := said.ReadString('\n')
+		number, process := strings.CutPrefix(strings.TrimSuffix(line, "\n"), saidProcess)
+		switch {
+		case err == nil && line == saidTraced+"\n":
+			if err := traced(); err != nil {
+				return err
+			}
+		case err == nil && process:
+			if pid, err := strconv.Atoi(number); err == nil {
+				c.becomes(openProcess(pid))
+			}
+		default: // nothing: load tells
+			return c.load(io.MultiReader(strings.NewReader(line), said))
+		}
+	}
+}
+
+// becomes notes which process Delve gets.
+func (c *component) becomes(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.call.close()
+	c.call = p
+}
+
+func (c *component) isCall() bool { return c.part != "" }
 
 // release takes Delve off a call, without breakpoints, and ends that. It may be called
 // more than once, also while Delve loads.
@@ -98,15 +174,39 @@ func (c *component) release() {
 	}
 	_ = c.delve.Process.Kill()
 	<-c.delveDone
+	<-c.newsDone
+	c.mu.Lock()
 	if c.call.stopped() { // as it is until Delve has it
 		_ = c.call.signal(syscall.SIGCONT)
 	}
-	_ = c.life.Close()
-	c.mu.Lock()
 	loaded := c.process != nil
 	c.mu.Unlock()
+	_ = c.life.Close()
 	if loaded {
 		c.await(c.exited, sinkPatience)
 	}
+	c.mu.Lock()
 	c.call.close()
+	c.mu.Unlock()
+}
+
+// readNews reads what Delve tells of a call.
+func (c *component) readNews(r *os.File) {
+	defer close(c.newsDone)
+	defer func() { _ = r.Close() }()
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		switch news := lines.Text(); {
+		case news == newsLeft:
+			c.end("went on to execute the container's program")
+		case c.told != nil:
+			c.told(news)
+		}
+	}
+}
+
+// end notes what becomes of a call when Delve leaves it.
+func (c *component) end(fate string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fate = fate
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,12 @@ type component struct {
 	delve    *exec.Cmd
 	life     *os.File // the agent's end of Delve's lifeline
 	sha256   string   // of the binary
-	call     *process // the call that it is, which others have started; nil: it is Delve's child
+
+	// Of a call, which others have started.
+
+	part     Part          // which; "": it is Delve's child
+	told     func(string)  // is called with each news of its Delve
+	newsDone chan struct{} // closed after the last
 
 	delveDone chan struct{} // closed when the Delve process was reaped
 	exited    chan struct{} // closed when exit is set and the output was spread
@@ -44,6 +50,8 @@ type component struct {
 	mu       sync.Mutex // guards all below
 	process  *process   // nil until Delve has loaded it; a client can make Delve restart it
 	replaced bool       // it ends because the agent wants it to
+	call     *process   // what a Delve has stopped or is about to; nil: it is Delve's child
+	fate     string     // what became of a call that was let go
 }
 
 // starter is what all runs have in common.
@@ -84,6 +92,7 @@ func (s starter) prepare(args, env []string, dir string) *component {
 	c.delve = exec.Command(s.self, append([]string{"delve", "--socket", s.socket}, args...)...) //nolint:gosec // our own executable
 	c.delve.Env = environment(os.Environ(), env)
 	c.delve.Dir = dir
+	c.newsDone = make(chan struct{})
 	// A session of its own: a Ctrl-C in the terminal of a local one is for kubedelve,
 	// and what belongs to which run can be told.
 	c.delve.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -91,7 +100,7 @@ func (s starter) prepare(args, env []string, dir string) *component {
 }
 
 // fork starts the Delve process and what serves it: a pipe for each of stdout and
-// stderr, the status pipe that it returns, and the lifeline.
+// stderr, the status pipe that it returns, the lifeline, and one for news.
 func (c *component) fork() (status *os.File, err error) {
 	var ours, theirs []*os.File
 	defer func() {
@@ -104,7 +113,7 @@ func (c *component) fork() (status *os.File, err error) {
 			}
 		}
 	}()
-	for range 4 {
+	for range 5 {
 		r, w, err := os.Pipe()
 		if err != nil {
 			return nil, err
@@ -113,7 +122,7 @@ func (c *component) fork() (status *os.File, err error) {
 	}
 	ours[3], theirs[3] = theirs[3], ours[3] // the lifeline leads to Delve
 	c.delve.Stdout, c.delve.Stderr = os.Stderr, os.Stderr
-	c.delve.ExtraFiles = []*os.File{theirs[2], theirs[3], theirs[0], theirs[1]} // statusFD, lifelineFD, stdoutFD, stderrFD
+	c.delve.ExtraFiles = []*os.File{theirs[2], theirs[3], theirs[0], theirs[1], theirs[4]} // statusFD, lifelineFD, stdoutFD, stderrFD, newsFD
 	var pumps []*pump
 	for i, log := range []io.Writer{os.Stdout, os.Stderr} {
 		p, err := newPump(i+1, ours[i], log)
@@ -130,7 +139,8 @@ func (c *component) fork() (status *os.File, err error) {
 	for _, p := range pumps {
 		go p.copyTo(c.out) // ends with the last process that holds the pipe
 	}
-	go func() { // ends with the Delve process
+	go c.readNews(ours[4]) // ends with the Delve process
+	go func() {            // ends with the Delve process
 		c.children.wait(c.delve)
 		close(c.delveDone)
 	}()
@@ -153,7 +163,13 @@ func (c *component) load(status io.Reader) error {
 		return err
 	}
 	pid := client.ProcessPid()
+	if c.part.followsExec() {
+		err = client.FollowExec(true, neverMatches)
+	}
 	_ = client.Disconnect(false)
+	if err != nil {
+		return fmt.Errorf("having delve tell what is executed: %w", err)
+	}
 	if pid <= 0 {
 		return errors.New("delve does not tell the component's PID")
 	}
@@ -253,8 +269,11 @@ func (c *component) next(p *process) *process {
 	// Its end also ends the calls below.
 	select {
 	case <-c.delveDone:
-		if c.call != nil && c.delve.ProcessState.Success() {
-			c.exit.Reason = "was let go"
+		if c.isCall() && c.delve.ProcessState.Success() {
+			<-c.newsDone
+			c.mu.Lock()
+			c.exit.Reason = cmp.Or(c.fate, "was let go")
+			c.mu.Unlock()
 			return nil
 		}
 		// Without its tracer the component would run on, into breakpoints that
@@ -445,7 +464,7 @@ func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
 		settle()
 		settle = func() {}
 	}
-	if c.call != nil {
+	if c.isCall() {
 		settle() // how it ends is its caller's business
 		return
 	}
@@ -467,7 +486,7 @@ func (c *component) terminate(sig syscall.Signal, grace time.Duration) {
 // component left behind. It may be called more than once, also while Delve loads. A
 // call is let go instead.
 func (c *component) kill() {
-	if c.call != nil {
+	if c.isCall() {
 		c.release()
 		return
 	}

@@ -19,8 +19,6 @@ import (
 	"github.com/go-delve/delve/service"
 	"github.com/go-delve/delve/service/debugger"
 	"github.com/go-delve/delve/service/rpccommon"
-
-	"github.com/kubedelve/kubedelve/internal/oneshot"
 )
 
 // The descriptors that a Delve process gets from the agent.
@@ -29,6 +27,7 @@ const (
 	lifelineFD = 4 // closed when the agent is gone
 	stdoutFD   = 5 // the component's; Delve's own are the agent's log
 	stderrFD   = 6
+	newsFD     = 7 // what becomes of a call, see news; a line each
 )
 
 // DelveVersion is the linked-in Delve's.
@@ -44,15 +43,15 @@ const stopPatience = 2 * time.Second
 // on a unix socket that runs argv as its child. The agent starts it from its own
 // executable; it returns the exit code, and the process must end then.
 //
-// If call is not 0, that is the process of a call that is about to execute the program
-// argv[0] (package oneshot), instead of a child. It is let go in the end.
+// If there is a call, that is debugged instead of a child, or the part of it that is
+// wanted; argv[0] is the program that it executes. It is let go in the end.
 //
 // The component is halted at its entry. RunDelve ends on SIGTERM, when a client
 // asks Delve to end, or when the agent is gone, also while Delve still loads, and
 // takes the component with it: untraced it would run on with breakpoints in it.
-func RunDelve(socket string, call int, argv []string) int {
+func RunDelve(socket string, call Called, argv []string) int {
 	// What the component inherits is its own business: not these.
-	for fd := statusFD; fd <= stderrFD; fd++ {
+	for fd := statusFD; fd <= newsFD; fd++ {
 		syscall.CloseOnExec(fd)
 	}
 	ownRuntime()
@@ -60,9 +59,19 @@ func RunDelve(socket string, call int, argv []string) int {
 	signal.Notify(ends, syscall.SIGTERM, syscall.SIGINT)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // the log's reader is gone: no reason to end
 	orphaned := make(chan struct{})
+	acks := make(chan struct{})
 	go func() { // ends with the agent, or with this process
-		_, _ = io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
-		close(orphaned)
+		lifeline := os.NewFile(lifelineFD, "lifeline")
+		for ack := make([]byte, 1); ; {
+			if _, err := io.ReadFull(lifeline, ack); err != nil {
+				close(orphaned)
+				return
+			}
+			select {
+			case acks <- struct{}{}:
+			default: // it came too late
+			}
+		}
 	}()
 	defer endChildren()
 
@@ -72,13 +81,24 @@ func RunDelve(socket string, call int, argv []string) int {
 		_, _ = fmt.Fprintln(status, err)
 		return 1
 	}
-	if call != 0 {
-		err := oneshot.Catch(call, argv[0], func() { _, _ = io.WriteString(status, traced+"\n") })
-		if err != nil {
-			_, _ = fmt.Fprintln(status, err)
+	pid := 0
+	if call.PID != 0 {
+		argv0 := argv[0]
+		argv = nil
+		var said error
+		select {
+		case c := <-catch(call, argv0, status):
+			pid, said = c.pid, c.err
+		case <-ends:
+			said = errEnds
+		case <-orphaned:
+			said = errEnds
+		}
+		if said != nil {
+			_, _ = fmt.Fprintln(status, said)
 			return 1
 		}
-		argv = nil
+		followNews(call.Part, pid, acks)
 	}
 	disconnected := make(chan struct{})
 	server := rpccommon.NewServer(&service.Config{
@@ -88,7 +108,7 @@ func RunDelve(socket string, call int, argv []string) int {
 		APIVersion:     2,
 		DisconnectChan: disconnected,
 		Debugger: debugger.Config{
-			AttachPid:      call,
+			AttachPid:      pid,
 			Backend:        "native",
 			CheckGoVersion: true,
 			ExecuteKind:    debugger.ExecutingExistingFile,
@@ -106,13 +126,13 @@ func RunDelve(socket string, call int, argv []string) int {
 			return 1
 		}
 	case <-ends:
-		return endLoading(call, server, loaded)
+		return endLoading(pid, server, loaded)
 	case <-orphaned:
-		return endLoading(call, server, loaded)
+		return endLoading(pid, server, loaded)
 	}
-	if call != 0 {
+	if pid != 0 {
 		// Delve has it: that it was stopped before is over.
-		_ = syscall.Kill(call, syscall.SIGCONT)
+		_ = syscall.Kill(pid, syscall.SIGCONT)
 	}
 	_, _ = io.WriteString(status, "ok\n")
 	_ = status.Close()
@@ -143,12 +163,12 @@ func stopServer(server *rpccommon.ServerImpl) int {
 
 // endLoading ends a Delve that has not loaded its component yet, and returns the
 // process's exit code.
-func endLoading(call int, server *rpccommon.ServerImpl, loaded <-chan error) int {
-	if call == 0 {
+func endLoading(pid int, server *rpccommon.ServerImpl, loaded <-chan error) int {
+	if pid == 0 {
 		awaitChild(loaded)
 		return 1
 	}
-	defer func() { _ = syscall.Kill(call, syscall.SIGCONT) }()
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
 	// A tracer that ends before it has attached may leave the call stopped for good.
 	if err := <-loaded; err != nil {
 		return 1

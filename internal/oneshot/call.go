@@ -25,6 +25,11 @@ type Call struct {
 	Command string // of runc: "create"; of a CNI plugin: "ADD"
 	ID      string // of the container or sandbox
 
+	// What of it is to be stopped.
+
+	Itself bool
+	Init   bool // the init that it starts
+
 	bundle string // runc's, if its arguments tell
 	root   string // runc's --root
 
@@ -71,6 +76,16 @@ func (c *Call) String() string {
 		name += " " + c.Command
 	}
 	return name + " (" + strings.Join(about, ", ") + ")"
+}
+
+// InitString is String for the init that it starts.
+func (c *Call) InitString(pid int) string {
+	name, about, _ := strings.Cut(c.String(), " (")
+	_, about, _ = strings.Cut(strings.TrimSuffix(about, ")"), ", ")
+	if about != "" {
+		about = ", " + about
+	}
+	return fmt.Sprintf("%s init (process %d%s) of %s", filepath.Base(c.Args[0]), pid, about, name)
 }
 
 // describe reads what a process was called with.

@@ -98,6 +98,7 @@ func (c *Calls) answer(ctx context.Context, conn *net.UnixConn) error {
 	if err != nil || !matches(c.filter, call) {
 		return err
 	}
+	call.Itself, call.Init = stops(c.filter.Commands, call.Command)
 	call.conn, call.answered = conn, make(chan struct{})
 	if !c.give(call) {
 		return nil

@@ -10,8 +10,9 @@ import (
 
 // matches tells whether a filter lets a call through.
 func matches(f agentapi.CallFilter, c *Call) bool {
+	itself, init := stops(f.Commands, c.Command)
 	switch {
-	case len(f.Commands) > 0 && !slices.Contains(f.Commands, c.Command):
+	case !itself && !init:
 		return false
 	case !fits(f.ID, c.ID):
 		return false
@@ -31,6 +32,16 @@ func matches(f agentapi.CallFilter, c *Call) bool {
 	}
 	w := c.about()
 	return fits(f.Namespace, w.namespace) && fits(f.Pod, w.pod) && fits(f.Container, w.container)
+}
+
+// stops tells what of a call with a command is to be stopped, if the rest of the filter
+// lets it through: itself, and the init that it starts. "init" alone is for that of any
+// call; with other commands it is for theirs.
+func stops(commands []string, command string) (itself, init bool) {
+	init = slices.Contains(commands, initCommand)
+	others := slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return c == initCommand })
+	itself = !init && len(others) == 0 || slices.Contains(others, command)
+	return itself, init && (itself || len(others) == 0) && slices.Contains(starters, command)
 }
 
 // fits tells whether a text is as a pattern says, in which * stands for anything, also

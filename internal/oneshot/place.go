@@ -128,7 +128,7 @@ func (p *Place) letGo() error {
 			if sameFile(path, p.wrapper()) {
 				wrappers++
 			}
-			if exe, err := os.Readlink(path); err == nil && within(exe, p.Builds) && stateOf(pid) == 'T' {
+			if stateOf(pid) == 'T' && p.isBuild(pid) {
 				_ = unix.Kill(pid, unix.SIGCONT)
 			}
 		}
@@ -139,6 +139,12 @@ func (p *Place) letGo() error {
 			return fmt.Errorf("%d calls of %s hang in the wrapper", wrappers, p.Program)
 		}
 	}
+}
+
+// isBuild tells whether a process executes a debug build.
+func (p *Place) isBuild(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && (within(exe, p.Builds) || IsInit(pid) && isCopy(pid, p.Builds))
 }
 
 func within(path, dir string) bool {
