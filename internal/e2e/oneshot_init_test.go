@@ -1,0 +1,160 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+	utilexec "k8s.io/client-go/util/exec"
+
+	"github.com/kubedelve/kubedelve/internal/editor"
+	"github.com/kubedelve/kubedelve/internal/testcluster"
+)
+
+// runcModule's functions in which the tests stop, at their first statement.
+func runcBreakpoint(t *testing.T, file, function, statement string) editor.Breakpoint {
+	t.Helper()
+	path := runcFile(t, "libcontainer/"+file)
+	return editor.Breakpoint{Path: path, Line: lineIn(t, path, function, statement)}
+}
+
+// stopsAt waits until it stops at a breakpoint, and looks for a local variable.
+func stopsAt(t *testing.T, d *editor.Debugger, b editor.Breakpoint, function, local string) {
+	t.Helper()
+	if err := d.AwaitStop(within(t), "breakpoint"); err != nil {
+		t.Fatal(err, d.Output())
+	}
+	stack, err := d.Stack(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(stack[0].Name, function) || stack[0].Line != b.Line {
+		t.Fatalf("it stopped at %+v, not in %s, line %d", stack[0], function, b.Line)
+	}
+	locals, _, err := d.Locals(within(t), stack[0].Id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := editor.Variable(locals, local); err != nil {
+		t.Error(err)
+	}
+}
+
+// goesOn continues.
+func goesOn(t *testing.T, d *editor.Debugger) {
+	t.Helper()
+	if err := d.Continue(within(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inPod is kubectl exec.
+func inPod(ctx context.Context, n *testcluster.Namespace, pod string, command ...string) (stdout string, code int, err error) {
+	req := n.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(n.Name).Name(pod).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{Container: "app", Command: command, Stdout: true}, scheme.ParameterCodec)
+	executor, err := remotecommand.NewWebSocketExecutor(n.Config, "GET", req.URL().String())
+	if err != nil {
+		return "", -1, err
+	}
+	var out strings.Builder
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out})
+	var exit utilexec.CodeExitError
+	if errors.As(err, &exit) {
+		return out.String(), exit.Code, nil
+	}
+	return out.String(), 0, err
+}
+
+// shellPod is a pod in which commands can be run; it has no seccomp profile, see plainPod.
+func shellPod(t *testing.T, n *testcluster.Namespace, name string) *corev1.Pod {
+	t.Helper()
+	image, has := n.Refs["shell"]
+	if !has {
+		t.Skip("this machine has no shell for the image")
+	}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
+		Spec: corev1.PodSpec{
+			Containers:                    []corev1.Container{{Name: "app", Image: image, ImagePullPolicy: corev1.PullNever, Command: []string{"/middle"}}},
+			TerminationGracePeriodSeconds: new(int64),
+		},
+	}
+}
+
+func createPod(t *testing.T, n *testcluster.Namespace, pod *corev1.Pod) {
+	t.Helper()
+	if _, err := n.Client.CoreV1().Pods(n.Name).Create(within(t), pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// In one session a pod stops in runc create, then in its runc init; it runs, and a command
+// that is run in it stops in runc exec and in that one's runc init, and keeps its exit code.
+func TestIntegrationNodeOneShotInit(t *testing.T) {
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	before := runcOnNode(t)
+	pod := shellPod(t, n, "wanted")
+	start := runcBreakpoint(t, "container_linux.go", "func (c *linuxContainer) Start(", "c.m.Lock()")
+	standard := runcBreakpoint(t, "standard_init_linux.go", "func (l *linuxStandardInit) Init(", "if !l.config.Config.NoNewKeyring")
+	setns := runcBreakpoint(t, "setns_init_linux.go", "func (l *linuxSetnsInit) Init(", "if !l.config.Config.NoNewKeyring")
+
+	d, adapter := callsOf(t, "node/node1:runc", "command=create,command=exec,command=init,container=app,pod="+n.Name+"/wanted", "github.com/opencontainers/runc", "")
+	if err := d.Mark(within(t), start, standard, setns); err != nil {
+		t.Fatal(err)
+	}
+	armed(t, d)
+	createPod(t, n, pod)
+	stopsAt(t, d, start, "linuxContainer).Start", "process")
+	goesOn(t, d)
+	stopsAt(t, d, standard, "linuxStandardInit).Init", "l")
+	goesOn(t, d)
+	if err := n.AwaitPodRunning(within(t), "wanted"); err != nil {
+		t.Fatal(err, d.Output())
+	}
+	if _, err := d.AwaitOutput(within(t), "container app) of runc create went on to execute the container's program"); err != nil {
+		t.Fatal(err, d.Output())
+	}
+
+	armed(t, d)
+	type result struct {
+		stdout string
+		code   int
+		err    error
+	}
+	ran := make(chan result, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	go func() {
+		stdout, code, err := inPod(ctx, n, "wanted", "/bin/sh", "-c", "echo said; exit 42")
+		ran <- result{stdout, code, err}
+	}()
+	stopsAt(t, d, start, "linuxContainer).Start", "process")
+	goesOn(t, d)
+	stopsAt(t, d, setns, "linuxSetnsInit).Init", "l")
+	goesOn(t, d)
+	if r := <-ran; r.err != nil || r.code != 42 || r.stdout != "said\n" {
+		t.Errorf("the command said %q and ended with %d, %v", r.stdout, r.code, r.err)
+	}
+	if err := d.Disconnect(within(t)); err != nil {
+		t.Error(err)
+	}
+	_ = d.Close()
+	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
+		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
+	}
+	if now := runcOnNode(t); now != before {
+		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
+	}
+}
