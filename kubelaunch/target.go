@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -71,8 +72,12 @@ func (t Target) program() string { return path.Base(strings.TrimSuffix(t.Service
 // pathPrefix is before the path of a program whose calls are debugged.
 const pathPrefix = "path:"
 
+// calledByName are the programs whose calls are debugged without a path: who starts them
+// tells where they are.
+var calledByName = []string{"runc", "containerd-shim-runc-v2", "docker-proxy"}
+
 // IsCalls tells whether it is a program that others start for a moment, again and again:
 // what is debugged then are its calls.
 func (t Target) IsCalls() bool {
-	return t.Kind == KindNode && (t.Service == "runc" || strings.HasPrefix(t.Service, pathPrefix))
+	return t.Kind == KindNode && (slices.Contains(calledByName, t.Service) || strings.HasPrefix(t.Service, pathPrefix))
 }

@@ -27,8 +27,14 @@ func runcModule() string { return filepath.Join(cluster.Programs.Root, "testdata
 
 func runcFile(t *testing.T, name string) string {
 	t.Helper()
-	cmd := exec.CommandContext(within(t), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/opencontainers/runc")
-	cmd.Dir = runcModule()
+	return moduleFile(t, runcModule(), "github.com/opencontainers/runc", name)
+}
+
+// moduleFile is a file of a module that the one in a folder requires.
+func moduleFile(t *testing.T, dir, module, name string) string {
+	t.Helper()
+	cmd := exec.CommandContext(within(t), "go", "list", "-m", "-f", "{{.Dir}}", module)
+	cmd.Dir = dir
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -57,10 +63,16 @@ func plainPod(n *testcluster.Namespace, name string) error {
 	return err
 }
 
-// callsOf is F5 on a configuration for the calls of a program.
+// callsOf is F5 on a configuration for the calls of runc.
 func callsOf(t *testing.T, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	adapter, err := cluster.BeginAdapter(testcluster.Command{Dir: runcModule()})
+	return callsIn(t, runcModule(), target, calls, program, grace)
+}
+
+// callsIn is F5 on a configuration for the calls of a program that is built in a folder.
+func callsIn(t *testing.T, dir, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
+	t.Helper()
+	adapter, err := cluster.BeginAdapter(testcluster.Command{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +81,7 @@ func callsOf(t *testing.T, target, calls, program, grace string) (*editor.Debugg
 		"type": "kubedelve", "request": "launch", "name": "calls",
 		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},
 		"program": program,
-		"build":   map[string]any{"dir": runcModule()},
+		"build":   map[string]any{"dir": dir},
 	})
 	if err != nil {
 		_ = d.Close()
@@ -117,7 +129,7 @@ func TestIntegrationNodeOneShot(t *testing.T) {
 	}
 	relax(t, n)
 	before := runcOnNode(t)
-	const pods = 5
+	pods := long(50, 5)
 	p50, p99 := startTimes(t, n, "before", pods)
 	t.Logf("from create to Running, %d pods without kubedelve: p50 %v, p99 %v", pods, p50, p99)
 

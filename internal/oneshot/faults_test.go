@@ -29,8 +29,13 @@ type called struct {
 // begin calls the program, which exits with 42 when it is let.
 func begin(t *testing.T, s *site) *called {
 	t.Helper()
+	return beginWith(t, s, "exit", "42")
+}
+
+func beginWith(t *testing.T, s *site, ask ...string) *called {
+	t.Helper()
 	c := &called{report: filepath.Join(t.TempDir(), "report"), ended: make(chan struct{})}
-	c.Cmd = exec.Command(s.Program, c.report, "exit", "42")
+	c.Cmd = exec.Command(s.Program, append([]string{c.report}, ask...)...)
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +60,20 @@ func (c *called) done(t *testing.T) {
 // caught is a call that was given to somebody who waits.
 func (s *site) caught(t *testing.T) (*called, *Call, *Calls) {
 	t.Helper()
+	c := s.next(t, []string{"exit", "42"})
+	return c.called, c.Call, c.calls
+}
+
+// given is a call with who has called and who was given it.
+type given struct {
+	*called
+	Call  *Call
+	calls *Calls
+}
+
+// next calls the program, and gives the call to somebody who waits.
+func (s *site) next(t *testing.T, ask []string) given {
+	t.Helper()
 	calls := NewCalls(agentapi.CallFilter{}, quiet)
 	l, err := Listen(s.Socket())
 	if err != nil {
@@ -77,8 +96,8 @@ func (s *site) caught(t *testing.T) (*called, *Call, *Calls) {
 		next <- call
 	}()
 	await(t, "somebody waits for a call", calls.wanted)
-	c := begin(t, s)
-	return c, <-next, calls
+	c := beginWith(t, s, ask...)
+	return given{c, <-next, calls}
 }
 
 func TestReleasedCallIsTheOriginal(t *testing.T) {

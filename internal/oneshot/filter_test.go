@@ -88,6 +88,33 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+func TestFilterForInit(t *testing.T) {
+	for _, test := range []struct {
+		commands, command string
+		itself, init      bool
+	}{
+		{"", "create", true, false},
+		{"create", "create", true, false},
+		{"init", "create", false, true},
+		{"init", "exec", false, true},
+		{"init", "run", false, true},
+		{"init", "start", false, false},
+		{"init", "", false, false},
+		{"create init", "create", true, true},
+		{"create init", "exec", false, false},
+		{"init start", "start", true, false},
+	} {
+		itself, init := stops(strings.Fields(test.commands), test.command)
+		if itself != test.itself || init != test.init {
+			t.Errorf("commands %q, %s: itself %v, its init %v", test.commands, test.command, itself, init)
+		}
+		f := agentapi.CallFilter{Commands: strings.Fields(test.commands)}
+		if got := matches(f, &Call{Args: []string{"runc"}, Command: test.command}); got != (test.itself || test.init) {
+			t.Errorf("commands %q lets %s through: %v", test.commands, test.command, got)
+		}
+	}
+}
+
 func TestFindTakesWhatCallersRun(t *testing.T) {
 	dir := t.TempDir()
 	program := func(path string, mode os.FileMode) string {
@@ -113,6 +140,18 @@ func TestFindTakesWhatCallersRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	running := caller{name: "containerd", args: []string{"containerd"}, path: filepath.Dir(first) + ":" + filepath.Dir(second)}
+	shim, proxy := program("containerd/bin/containerd-shim-runc-v2", 0o755), program("b/docker-proxy", 0o755)
+	running.dir = filepath.Dir(shim)
+	docker := caller{name: "dockerd", args: []string{"dockerd"}, path: filepath.Dir(proxy)}
+	ownProxy := program("own/docker-proxy", 0o755)
+	told := docker
+	told.args = []string{"dockerd", "--userland-proxy-path=" + ownProxy}
+	daemon := filepath.Join(dir, "daemon.json")
+	if err := os.WriteFile(daemon, []byte(`{"userland-proxy-path": "`+ownProxy+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	configuredDocker := docker
+	configuredDocker.args = []string{"dockerd", "--config-file", daemon}
 	configured := running
 	configured.args = []string{"containerd", "--config", config}
 	for _, test := range []struct {
@@ -123,6 +162,11 @@ func TestFindTakesWhatCallersRun(t *testing.T) {
 		{"in the PATH", "runc", []caller{running}, second, ""},
 		{"configured", "runc", []caller{configured}, own, ""},
 		{"configured for another", "crun", []caller{configured}, "", "in no PATH"},
+		{"beside its caller", "containerd-shim-runc-v2", []caller{running}, shim, ""},
+		{"a shim is not dockerd's", "containerd-shim-runc-v2", []caller{{name: "dockerd", path: filepath.Dir(shim)}}, "", "in no PATH"},
+		{"dockerd's proxy", "docker-proxy", []caller{running, docker}, proxy, ""},
+		{"dockerd is told which", "docker-proxy", []caller{running, told}, ownProxy, ""},
+		{"dockerd is configured", "docker-proxy", []caller{configuredDocker}, ownProxy, ""},
 		{"no caller", "runc", nil, "", "none of containerd"},
 		{"a path", own, nil, own, ""},
 		{"a link", link, nil, second, ""},

@@ -22,6 +22,7 @@ type caller struct {
 	name string
 	args []string
 	path string // its PATH
+	dir  string // where its own program is
 }
 
 // defaultPath is where a program is looked for that its caller has no PATH for.
@@ -46,6 +47,9 @@ func findCallers() (found []caller) {
 			if value, ok := strings.CutPrefix(e, "PATH="); ok {
 				c.path = value
 			}
+		}
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil {
+			c.dir = filepath.Dir(exe)
 		}
 		found = append(found, c)
 	}
@@ -101,13 +105,23 @@ func find(program string, running []caller) (string, error) {
 	return path, nil
 }
 
-// lookUp finds a program by its name.
+// lookUp finds a program by its name, as those look for it that call it.
 func lookUp(name string, running []caller) string {
 	for _, c := range running {
+		if only := callersOf(name); only != "" && c.name != only {
+			continue
+		}
 		if path := configured(name, c); path != "" {
 			return path
 		}
-		for _, dir := range filepath.SplitList(cmp.Or(c.path, defaultPath)) {
+		dirs := filepath.SplitList(cmp.Or(c.path, defaultPath))
+		if c.name == "dockerd" {
+			dirs = slices.Concat(dockerDirs, dirs)
+		}
+		if c.name == "containerd" && c.dir != "" {
+			dirs = append(dirs, c.dir) // of shims
+		}
+		for _, dir := range dirs {
 			path := filepath.Join(dir, name)
 			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 				return path
@@ -117,29 +131,51 @@ func lookUp(name string, running []caller) string {
 	return ""
 }
 
+// callersOf is the one program that calls another; "": any may.
+func callersOf(name string) string {
+	switch {
+	case name == "docker-proxy":
+		return "dockerd"
+	case strings.HasPrefix(name, "containerd-shim-"):
+		return "containerd"
+	}
+	return ""
+}
+
+// dockerDirs are where dockerd looks for its helpers before its PATH.
+var dockerDirs = []string{"/usr/local/libexec/docker", "/usr/libexec/docker", "/usr/local/lib/docker", "/usr/lib/docker"}
+
 // configurations are the files in which a caller's runtimes are configured, unless its
 // arguments name another.
 var configurations = map[string][]string{
 	"containerd": {"/etc/containerd/config.toml", "/etc/containerd/conf.d/*.toml"},
 	"crio":       {"/etc/crio/crio.conf", "/etc/crio/crio.conf.d/*", "/usr/lib/crio/crio.conf.d/*"},
+	"dockerd":    {"/etc/docker/daemon.json"},
 }
 
-// configuredPath matches the path of a runtime in the configuration of containerd
-// (BinaryName) and CRI-O (runtime_path).
-var configuredPath = regexp.MustCompile(`(?m)^\s*(?:BinaryName|runtime_path)\s*=\s*["']([^"'\n]+)["']`)
+// configuredPath matches the path of a program in the configuration of containerd
+// (BinaryName of runc; runtime_path of a shim), CRI-O (runtime_path) and dockerd.
+var configuredPath = regexp.MustCompile(`(?m)^\s*(?:BinaryName|runtime_path)\s*=\s*["']([^"'\n]+)["']|"(?:userland-proxy-path|path)"\s*:\s*"([^"\n]+)"`)
 
-// configured finds the path of an OCI runtime in its caller's configuration.
+// configured finds the path of a program in its caller's configuration.
 func configured(name string, c caller) string {
 	files := configurations[c.name]
 	for i, arg := range c.args {
 		flag, value, has := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		if flag != "config" && flag != "c" || !strings.HasPrefix(arg, "-") {
+		if !strings.HasPrefix(arg, "-") {
 			continue
 		}
 		if !has && i+1 < len(c.args) {
 			value = c.args[i+1]
 		}
-		files = append([]string{value}, files...)
+		switch flag {
+		case "config", "c", "config-file":
+			files = append([]string{value}, files...)
+		case "userland-proxy-path":
+			if filepath.IsAbs(value) && filepath.Base(value) == name {
+				return value
+			}
+		}
 	}
 	for _, pattern := range files {
 		paths, _ := filepath.Glob(pattern)
@@ -149,8 +185,8 @@ func configured(name string, c caller) string {
 				continue
 			}
 			for _, match := range configuredPath.FindAllStringSubmatch(string(text), -1) {
-				if filepath.IsAbs(match[1]) && filepath.Base(match[1]) == name {
-					return match[1]
+				if path := cmp.Or(match[1], match[2]); filepath.IsAbs(path) && filepath.Base(path) == name {
+					return path
 				}
 			}
 		}

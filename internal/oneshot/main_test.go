@@ -22,6 +22,7 @@ const (
 	envInside = "ONESHOT_INSIDE"  // runs the tests, in namespaces of their own
 	envCatch  = "ONESHOT_CATCH"   // is what debugs a call: this is its PID
 	envBuild  = "ONESHOT_PROGRAM" // ... and the debug build
+	envInit   = "ONESHOT_INIT"    // ... and it is for the init that the call starts
 )
 
 // TestMain runs the tests where their mounts and processes are nobody else's.
@@ -65,7 +66,13 @@ func needRoot(t testing.TB) {
 // catch is the half of Delve's process that comes before Delve.
 func catch() int {
 	pid, _ := strconv.Atoi(os.Getenv(envCatch))
-	err := Catch(pid, os.Getenv(envBuild), func() { fmt.Println("traced") })
+	traced := func() { fmt.Println("traced") }
+	var err error
+	if os.Getenv(envInit) != "" {
+		pid, err = CatchInit(pid, os.Getenv(envBuild), traced)
+	} else {
+		err = Catch(pid, os.Getenv(envBuild), traced)
+	}
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -96,6 +103,9 @@ type catcher struct {
 func catchCall(call *Call, build string) (*catcher, error) {
 	c := &catcher{cmd: exec.Command("/proc/self/exe")}
 	c.cmd.Env = append(os.Environ(), envCatch+"="+strconv.Itoa(call.PID), envBuild+"="+build)
+	if call.Init {
+		c.cmd.Env = append(c.cmd.Env, envInit+"=1")
+	}
 	c.cmd.Stderr = os.Stderr
 	stdout, err := c.cmd.StdoutPipe()
 	if err != nil {
