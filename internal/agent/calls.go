@@ -14,7 +14,8 @@ import (
 )
 
 // Caller is a Post whose agent debugs calls of a program, one after the other: each is a
-// run, that begins when a client has asked for a start and such a call comes.
+// run, that begins when a client has asked for a start and such a call comes. So is the
+// init that a call starts, if it is wanted.
 type Caller interface {
 	Post
 	// Next waits for the next call that is to be debugged.

@@ -32,6 +32,10 @@
 // grace SIGKILL. A start that fails or is taken back changes nothing. Each run has a
 // number, and its output a log of its own.
 //
+// Calls of a program that others start (package oneshot) are runs, too: Delve attaches to
+// them, and they are let go and never ended. The init that a runtime's call starts is the
+// next run, and while it is caught there are two Delves.
+//
 // Debuggers: Delve serves one at a time. A debugger's stream has a token and outlives
 // its tunnel (package resumable): Delve's socket stays open, and who comes back with
 // the token within Config.Grace goes on where it was. Until then others are refused,

@@ -158,3 +158,96 @@ func TestIntegrationNodeOneShotInit(t *testing.T) {
 		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
 	}
 }
+
+// Whatever ends while an init is halted, no container hangs: the init goes on, or where it
+// could run into a breakpoint that nobody handles it ends, its caller is told, and the
+// kubelet tries again.
+func TestIntegrationNodeOneShotInitFaults(t *testing.T) {
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	before := runcOnNode(t)
+	standard := runcBreakpoint(t, "standard_init_linux.go", "func (l *linuxStandardInit) Init(", "if !l.config.Config.NoNewKeyring")
+	begin := func() (*editor.Debugger, *testcluster.Adapter) {
+		t.Helper()
+		d, adapter := callsOf(t, "node/node1:runc", "command=init,container=app,namespace="+n.Name, "github.com/opencontainers/runc", "3s")
+		if err := d.Mark(within(t), standard); err != nil {
+			t.Fatal(err)
+		}
+		return d, adapter
+	}
+	halt := func(d *editor.Debugger, pod string) {
+		t.Helper()
+		armed(t, d)
+		if err := plainPod(n, pod); err != nil {
+			t.Fatal(err)
+		}
+		stopsAt(t, d, standard, "linuxStandardInit).Init", "l")
+	}
+	runs := func(pod string) {
+		t.Helper()
+		if err := n.AwaitPodRunning(within(t), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill := func(patterns ...string) {
+		t.Helper()
+		out, err := cluster.InNode(within(t), "pgrep", "-f", "kubedelve-agent ("+strings.Join(patterns, "|")+") ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := cluster.InNode(within(t), append([]string{"kill", "-9"}, strings.Fields(out)...)...); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	restored := func() {
+		t.Helper()
+		deadline := time.Now().Add(patience)
+		for now := ""; now != before; now = runcOnNode(t) {
+			if time.Now().After(deadline) {
+				t.Fatalf("runc on the node:\n%s\nit was:\n%s", now, before)
+			}
+		}
+	}
+
+	t.Log("the agent is killed: the init goes on, and the session with another agent")
+	d, adapter := begin()
+	halt(d, "agent-killed")
+	kill("calls")
+	runs("agent-killed")
+
+	t.Log("its Delve is killed: the init ends with it, and stops again when the kubelet tries again")
+	halt(d, "delve-killed")
+	kill("delve")
+	stopsAt(t, d, standard, "linuxStandardInit).Init", "l")
+	goesOn(t, d)
+	runs("delve-killed")
+
+	t.Log("the session is ended: the init goes on")
+	halt(d, "session-ended")
+	if err := d.Disconnect(within(t)); err != nil {
+		t.Error(err)
+	}
+	_ = d.Close()
+	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
+		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
+	}
+	runs("session-ended")
+	restored()
+
+	t.Log("all are killed at once: the pod runs, and nothing is left")
+	d, adapter = begin()
+	halt(d, "all-killed")
+	if err := adapter.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	kill("calls", "delve")
+	runs("all-killed")
+	_ = d.Close()
+	if result, err := cluster.Run(within(t), testcluster.Command{Args: []string{"restore", "node/node1:runc"}}); err != nil || result.Code != 0 {
+		t.Error(err, result.Stderr)
+	}
+	restored()
+}

@@ -11,6 +11,10 @@
 // caller it is the process that it has started: the same PID, parent, descriptors,
 // environment, limits and exit status.
 //
+// The init that an OCI runtime starts for a container has no wrapper: it is a sealed copy
+// of the runtime's own program. [CatchInit] follows the call to it, and [CatchStage] takes
+// one over from another tracer.
+//
 // # What can go wrong
 //
 // The wrapper fails open. Without anybody at the socket, with one that does not answer or
