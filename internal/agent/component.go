@@ -350,6 +350,16 @@ func (c *component) hasExited() bool {
 	}
 }
 
+// delveEnded tells without waiting.
+func (c *component) delveEnded() bool {
+	select {
+	case <-c.delveDone:
+		return true
+	default:
+		return false
+	}
+}
+
 // settle takes the debugger off a component that nobody debugs: no breakpoints,
 // no step in flight, running. No debugger may be connected.
 func (c *component) settle(patience time.Duration) error {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/kubedelve/kubedelve/internal/agentapi"
@@ -117,7 +118,10 @@ func (a *Agent) attach(ctx context.Context, req agentapi.Request) (*debugging, e
 			delete(a.streams, d.token)
 		})
 		close(d.ended)
-		if c.endsSoon() { // Delve knows it first
+		if errors.Is(err, syscall.ECONNREFUSED) { // Delve has ended: the agent is about to know
+			c.await(c.delveDone, delvePatience)
+		}
+		if c.endsSoon() || c.delveEnded() { // Delve knows it first
 			c.await(c.exited, delvePatience)
 			return nil, &codedError{agentapi.CodeExited, "the component has ended"}
 		}
