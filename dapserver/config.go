@@ -131,8 +131,8 @@ type Target struct {
 
 	// Calls says which calls of a program on a node are debugged: conditions with
 	// commas between, like "command=create,pod=default/web-*". There are command, id,
-	// namespace, pod, container, arg and env, in which * stands for anything, and
-	// every=10s for the least time between two. Of several commands it has to be one;
+	// namespace, pod, container, arg and env, in which * stands for anything,
+	// label=app=web for the pod's labels, and every=10s for the least time between two. Of several commands it has to be one;
 	// command=init is the "runc init" that a call starts, alone or after the call
 	// itself. Default: all calls, one at a time.
 	Calls string `json:"calls,omitempty"`

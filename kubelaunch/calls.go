@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/kubedelve/kubedelve/internal/agentapi"
 )
 
@@ -23,7 +25,7 @@ func ParseCalls(text string) (f CallFilter, err error) {
 		if value == "" {
 			return f, fmt.Errorf("%q is no condition: write NAME=VALUE", condition)
 		}
-		if _, err := path.Match(value, ""); err != nil {
+		if _, err := path.Match(value, ""); err != nil && name != "label" {
 			return f, fmt.Errorf("%q: its pattern is not well-formed", condition)
 		}
 		switch name {
@@ -40,6 +42,11 @@ func ParseCalls(text string) (f CallFilter, err error) {
 			f.Pod = value
 		case "container":
 			f.Container = value
+		case "label":
+			f.Labels = strings.TrimPrefix(f.Labels+","+value, ",")
+			if _, err := labels.Parse(f.Labels); err != nil {
+				return f, fmt.Errorf("%q: %w", condition, err)
+			}
 		case "arg":
 			f.Args = append(f.Args, value)
 		case "env":
@@ -51,7 +58,7 @@ func ParseCalls(text string) (f CallFilter, err error) {
 			}
 			f.Every = agentapi.Duration(every)
 		default:
-			return f, fmt.Errorf("%q: there are the conditions command, id, namespace, pod, container, arg, env and every", condition)
+			return f, fmt.Errorf("%q: there are the conditions command, id, namespace, pod, container, label, arg, env and every", condition)
 		}
 	}
 	return f, nil

@@ -22,6 +22,8 @@ func TestParseCalls(t *testing.T) {
 		{text: "pod=default/web-*,container=app", want: CallFilter{Namespace: "default", Pod: "web-*", Container: "app"}},
 		{text: "namespace=default", want: CallFilter{Namespace: "default"}},
 		{text: "arg=--root=/run/*,env=A=b", want: CallFilter{Args: []string{"--root=/run/*"}, Env: []string{"A=b"}}},
+		{text: "label=app=web,label=tier!=x", want: CallFilter{Labels: "app=web,tier!=x"}},
+		{text: "label=a b", refused: "a b"},
 		{text: "every=10s", want: CallFilter{Every: agentapi.Duration(10 * time.Second)}},
 		{text: "every=often", refused: "like every=10s"},
 		{text: "every=-1s", refused: "like every=10s"},

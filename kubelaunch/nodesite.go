@@ -22,9 +22,10 @@ type nodeSite struct {
 	door    nodeDoor
 	events  *feed.Feed[Event]
 
-	binary  Binary     // that runs, or will
-	service string     // what is replaced, for the user
-	lease   *leaseHold // nil: the service was not replaced yet
+	binary  Binary      // that runs, or will
+	service string      // what is replaced, for the user
+	lease   *leaseHold  // nil: the service was not replaced yet
+	pods    *calledPods // nil: no filter asks for labels
 }
 
 // nodeDoor is a way into a node. One goroutine at a time calls its methods, but for dial.
@@ -66,6 +67,9 @@ func (p *NodePlacement) Launch(ctx context.Context, binary Binary, o Options) (s
 	id, err := n.door.claim(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p.Target.IsCalls() {
+		n.pods = followCalledPods(p.cluster, o.Calls)
 	}
 	var l link
 	defer func() {
@@ -137,6 +141,7 @@ func (n *nodeSite) engage(ctx context.Context, l link, stage func(string)) (link
 		switch {
 		case err == nil && hello.Node != nil && hello.Node.Engaged:
 			n.service = hello.Node.Service
+			n.pods.use(next.client)
 			return next, nil
 		case err == nil && hello.Node != nil && hello.Node.Problem != "":
 			err = fmt.Errorf("taking the place of %s: %s", cmp.Or(node.Service, n.target.Service), hello.Node.Problem)
@@ -258,6 +263,7 @@ func (n *nodeSite) connect(ctx context.Context, stage func(string)) (link, error
 	}
 	hello, err := l.client.Hello(ctx)
 	if err == nil && hello.Node != nil && hello.Node.Engaged {
+		n.pods.use(l.client)
 		return l, nil
 	}
 	_ = l.client.Close()
@@ -283,6 +289,7 @@ func (n *nodeSite) rest() {
 	if n.lease != nil {
 		n.lease.end()
 	}
+	n.pods.end()
 }
 
 // close implements [site].

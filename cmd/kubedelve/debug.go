@@ -135,7 +135,7 @@ func (f *debugFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.reloadGrace, "reload-grace", 500*time.Millisecond, "how long the old program has from SIGTERM to SIGKILL when a new one is swapped in")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
-	flags.StringVar(&f.calls, "calls", "", "which calls of a program on a node are debugged, like command=create,pod=default/web-* (also id, namespace, container, arg, env, every); command=init is the runc init that such calls start")
+	flags.StringVar(&f.calls, "calls", "", "which calls of a program on a node are debugged, like command=create,pod=default/web-* (also id, namespace, container, label, arg, env, every); command=init is the runc init that such calls start")
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	flags.StringVar(&f.nodeVia, "node-via", "api", "the way into a node: api, direct (this machine dials the node) or ssh:USER@HOST (no cluster is asked)")
 	addLogDAP(cmd, &f.logDAP)

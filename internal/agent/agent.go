@@ -353,6 +353,10 @@ func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, c
 	case req.Op == agentapi.OpRestore && a.post != nil:
 		return &agentapi.Reply{}, a.post.Leave, nil
 	}
+	if caller, ok := a.post.(Caller); ok && req.Op == agentapi.OpPods {
+		caller.SetPods(req.Pods)
+		return &agentapi.Reply{}, nil, nil
+	}
 	c := a.current()
 	switch {
 	case c == nil && (req.Op == agentapi.OpResume || req.Op == agentapi.OpSettle || req.Op == agentapi.OpWait):

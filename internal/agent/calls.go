@@ -20,6 +20,8 @@ type Caller interface {
 	Post
 	// Next waits for the next call that is to be debugged.
 	Next(ctx context.Context) (*oneshot.Call, error)
+	// SetPods says which pods have the labels that are asked for.
+	SetPods(pods []string)
 }
 
 // nextCall waits for a call, or the init of the one before, and stops it at the first

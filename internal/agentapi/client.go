@@ -354,6 +354,12 @@ func (c *Client) Engage(ctx context.Context) (*Node, error) {
 	return reply.Node, nil
 }
 
+// Pods tells an agent which pods have the labels that its filter asks for.
+func (c *Client) Pods(ctx context.Context, pods []string) error {
+	_, err := c.call(ctx, Request{Op: OpPods, Pods: pods})
+	return err
+}
+
 // Restore makes an agent on a node give its service's place back to the original. The
 // connection ends soon after.
 func (c *Client) Restore(ctx context.Context) error {

@@ -30,6 +30,7 @@ const (
 
 	OpEngage  = "engage"
 	OpRestore = "restore"
+	OpPods    = "pods"
 )
 
 // Request opens a stream.
@@ -43,6 +44,8 @@ type Request struct {
 	// TakeOver (debug) makes the agent hang up on the client that is connected, if
 	// there is one, instead of refusing this one.
 	TakeOver bool `json:"takeOver,omitempty"`
+	// Pods (pods) are those of [CallFilter.Labels], as NAMESPACE/NAME.
+	Pods []string `json:"pods,omitempty"`
 	// From (output) is where to begin.
 	From *Position `json:"from,omitempty"`
 }
@@ -272,6 +275,9 @@ type CallFilter struct {
 	Namespace string `json:"namespace,omitempty"`
 	Pod       string `json:"pod,omitempty"`
 	Container string `json:"container,omitempty"`
+	// Labels is a selector of pods. The agent can't read labels: if it is not empty, the
+	// client tells which pods those are (pods).
+	Labels string `json:"labels,omitempty"`
 	// Args and Env are patterns that each fit at least one of the call's arguments, or
 	// of its variables (NAME=VALUE).
 	Args []string `json:"args,omitempty"`

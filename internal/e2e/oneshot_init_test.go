@@ -110,7 +110,7 @@ func TestIntegrationNodeOneShotInit(t *testing.T) {
 	standard := runcBreakpoint(t, "standard_init_linux.go", "func (l *linuxStandardInit) Init(", "if !l.config.Config.NoNewKeyring")
 	setns := runcBreakpoint(t, "setns_init_linux.go", "func (l *linuxSetnsInit) Init(", "if !l.config.Config.NoNewKeyring")
 
-	d, adapter := callsOf(t, "node/node1:runc", "command=create,command=exec,command=init,container=app,pod="+n.Name+"/wanted", "github.com/opencontainers/runc", "")
+	d, adapter := callsOf(t, "node/node1:runc", "command=create,command=exec,command=init,container=app,label=app=wanted,namespace="+n.Name, "github.com/opencontainers/runc", "")
 	if err := d.Mark(within(t), start, standard, setns); err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,18 @@ func callsIn(t *testing.T, dir, target, calls, program, grace string) (*editor.D
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = adapter.Kill() })
+	t.Cleanup(func() {
+		_ = adapter.Kill()
+		if !t.Failed() {
+			return
+		}
+		// What a test leaves behind that has failed must not fail the next.
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if result, err := cluster.Run(ctx, testcluster.Command{Args: []string{"restore", target}}); err != nil || result.Code != 0 {
+			t.Log("restoring after the failure:", err, result.Stderr)
+		}
+	})
 	d, _, err := editor.Start(withinBuild(t), adapter, "launch", map[string]any{
 		"type": "kubedelve", "request": "launch", "name": "calls",
 		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},

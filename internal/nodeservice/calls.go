@@ -187,3 +187,6 @@ func (p *CallPost) Leave() { p.leave() }
 
 // Next waits for the next call that is to be debugged.
 func (p *CallPost) Next(ctx context.Context) (*oneshot.Call, error) { return p.calls.Next(ctx) }
+
+// SetPods says which pods have the labels that the filter asks for.
+func (p *CallPost) SetPods(pods []string) { p.calls.SetPods(pods) }

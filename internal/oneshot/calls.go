@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type Calls struct {
 	mu     sync.Mutex // guards all below
 	waiter chan *Call // has a place for one; nil: nobody waits for a call
 	last   time.Time  // when a call was given to a waiter
+	pods   []string   // NAMESPACE/NAME of those with the filter's labels
 }
 
 // NewCalls makes one for the calls that a filter lets through.
@@ -95,7 +97,7 @@ func (c *Calls) answer(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	call, err := describe(pid)
-	if err != nil || !matches(c.filter, call) {
+	if err != nil || !matches(c.filter, call) || !c.labelled(call) {
 		return err
 	}
 	call.Itself, call.Init = stops(c.filter.Commands, call.Command)
@@ -117,6 +119,24 @@ func (c *Calls) answer(ctx context.Context, conn *net.UnixConn) error {
 			}
 		}
 	}
+}
+
+// SetPods says which pods have the labels that the filter asks for.
+func (c *Calls) SetPods(pods []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pods = pods
+}
+
+// labelled tells whether a call is for a pod that has the labels.
+func (c *Calls) labelled(call *Call) bool {
+	if c.filter.Labels == "" {
+		return true
+	}
+	w := call.about()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.pods, w.namespace+"/"+w.pod)
 }
 
 // give hands a call over.
