@@ -8,7 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
+	k8stesting "k8s.io/client-go/testing"
 )
 
 func TestCalledPodsAreThoseWithTheLabels(t *testing.T) {
@@ -16,6 +18,12 @@ func TestCalledPodsAreThoseWithTheLabels(t *testing.T) {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}}}
 	}
 	client := fake.NewClientset(pod("a", "there", "web"), pod("b", "elsewhere", "web"), pod("a", "other", "x"))
+	watched := make(chan struct{})
+	client.PrependWatchReactor("pods", func(k8stesting.Action) (bool, watch.Interface, error) {
+		w, err := client.Tracker().Watch(corev1.SchemeGroupVersion.WithResource("pods"), "a")
+		close(watched)
+		return true, w, err
+	})
 	p := followCalledPods(&Cluster{Client: client, Namespace: "session"}, CallFilter{Labels: "app=web", Namespace: "a"})
 	defer p.end()
 	want := func(names ...string) {
@@ -32,6 +40,7 @@ func TestCalledPodsAreThoseWithTheLabels(t *testing.T) {
 		t.Fatalf("the pods are %q, not %q", got, names)
 	}
 	want("a/there")
+	<-watched
 	pods := client.CoreV1().Pods("a")
 	if _, err := pods.Create(t.Context(), pod("a", "new", "web"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

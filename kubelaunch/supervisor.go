@@ -36,6 +36,7 @@ type supervisor struct {
 	old     link     // brings the last output of an agent that is gone, until the next run is there
 	calls   bool     // a run is a call that others make
 	call    string   // the last one, for the user
+	limit   string   // how long its caller waits, if that is known
 	outage  *outage  // nil: there is a run and a way to it
 	outages int      // so far
 }
@@ -250,7 +251,7 @@ func (v *supervisor) load(ctx context.Context, l link, a attempt, stage func(str
 	if err != nil {
 		return err
 	}
-	v.start, v.call = nil, started.Call
+	v.start, v.call, v.limit = nil, started.Call, started.Limit
 	v.site.started(ctx)
 	var boot string
 	v.session.look(func(st *state) { boot = st.boot })
@@ -290,6 +291,9 @@ func (v *supervisor) begun(key runKey, a attempt) {
 	}
 	if v.calls {
 		v.back("stopped: " + cmp.Or(v.call, "a call"))
+		if v.limit != "" {
+			v.session.events.Tell(Event{Kind: KindNote, Text: v.limit})
+		}
 	} else {
 		v.back("started again in " + v.site.place())
 	}

@@ -517,7 +517,9 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 	began := time.Now()
 	var c *component
 	if caller, ok := a.post.(Caller); ok {
-		c, started.Call, err = a.nextCall(ctx, caller, path)
+		var call describedCall
+		c, call, err = a.nextCall(ctx, caller, path)
+		started.Call, started.Limit = call.name, call.limit
 	} else {
 		c, err = a.starter().start(ctx, append([]string{path}, s.Args...), s.Env, s.Dir)
 	}

@@ -24,29 +24,32 @@ type Caller interface {
 	SetPods(pods []string)
 }
 
+// describedCall is what users are told of a call.
+type describedCall struct{ name, limit string }
+
 // nextCall waits for a call, or the init of the one before, and stops it at the first
 // instruction of the debug build. It tells what was called. The caller holds starting.
-func (a *Agent) nextCall(ctx context.Context, caller Caller, path string) (*component, string, error) {
+func (a *Agent) nextCall(ctx context.Context, caller Caller, path string) (*component, describedCall, error) {
 	a.forgetEnded()
 	for {
 		call, init, err := a.awaitCall(ctx, caller)
 		switch {
 		case err != nil:
-			return nil, "", err
+			return nil, describedCall{}, err
 		case init != nil:
-			return init.component, init.name, nil
+			return init.component, init.describedCall, nil
 		}
 		a.log.Info("call caught", "call", call)
 		c, err := a.catch(ctx, call, path)
 		switch {
 		case err == nil && c.part == PartInit:
-			return c, call.InitString(c.pid()), nil
+			return c, describedCall{call.InitString(c.pid()), call.Limit()}, nil
 		case err == nil:
-			return c, call.String(), nil
+			return c, describedCall{call.String(), call.Limit()}, nil
 		case err.Error() == oneshot.ErrElsewhere.Error() && ctx.Err() == nil: // of another process
 			a.log.Info("call lost", "call", call, "error", err)
 		default:
-			return nil, "", fmt.Errorf("%s: %w", call, err)
+			return nil, describedCall{}, fmt.Errorf("%s: %w", call, err)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 // heldInit is an init that waits at its first instruction for a start.
 type heldInit struct {
 	component *component
-	name      string
+	describedCall
 }
 
 // blockedFor is how long a call must have run on to count as waiting for its init.
@@ -34,7 +34,7 @@ func (a *Agent) handOver(parent *component, call *oneshot.Call, pid int, path st
 		a.log.Info("init lost", "call", call, "error", err)
 		return
 	}
-	init := &heldInit{c, call.InitString(c.pid())}
+	init := &heldInit{c, describedCall{call.InitString(c.pid()), call.Limit()}}
 	a.log.Info("init caught", "init", init.name)
 	parent.awaitBlocked(ctx)
 	a.leave(parent)

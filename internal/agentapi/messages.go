@@ -84,6 +84,8 @@ type Started struct {
 	Run int `json:"run"` // its number, see [Position]
 	// Call tells users what was called and for whom, if others have started it.
 	Call string `json:"call,omitempty"`
+	// Limit tells users how long its caller waits; empty: that is not known.
+	Limit string `json:"limit,omitempty"`
 }
 
 // Position is a place in what components write.

@@ -88,6 +88,19 @@ func (c *Call) InitString(pid int) string {
 	return fmt.Sprintf("%s init (process %d%s) of %s", filepath.Base(c.Args[0]), pid, about, name)
 }
 
+// Limit tells users how long its caller waits, as far as that is known: "the kubelet gives
+// up 2 min after it has asked for it, as a rule".
+func (c *Call) Limit() string {
+	w := c.about()
+	switch {
+	case w.pod == "" || !slices.Contains([]string{"create", "start", "ADD"}, c.Command):
+		return ""
+	case w.container == "": // a pod's sandbox, with its network
+		return "the kubelet gives up 4 min after it has asked for it, as a rule"
+	}
+	return "the kubelet gives up 2 min after it has asked for it, as a rule"
+}
+
 // describe reads what a process was called with.
 func describe(pid int) (*Call, error) {
 	proc := fmt.Sprintf("/proc/%d/", pid)

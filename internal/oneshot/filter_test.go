@@ -88,6 +88,40 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+func TestWhatUsersAreToldOfCalls(t *testing.T) {
+	for _, test := range []struct {
+		call              *Call
+		where             workload
+		name, init, limit string
+	}{
+		{
+			&Call{PID: 5, Args: []string{"/usr/bin/runc", "create", "c1"}, Command: "create", ID: "c1"}, workload{"default", "web", "app"},
+			"runc create (process 5, pod default/web, container app)", "runc init (process 7, pod default/web, container app) of runc create", "2 min",
+		},
+		{
+			&Call{PID: 5, Args: []string{"bridge"}, Command: "ADD", ID: "c1"}, workload{"default", "web", ""},
+			"bridge ADD (process 5, pod default/web)", "bridge init (process 7, pod default/web) of bridge ADD", "4 min",
+		},
+		{
+			&Call{PID: 5, Args: []string{"runc", "run", "c1"}, Command: "run", ID: "c1"}, workload{},
+			"runc run (process 5, id c1)", "runc init (process 7, id c1) of runc run", "",
+		},
+		{
+			&Call{PID: 5, Args: []string{"runc"}}, workload{},
+			"runc (process 5)", "runc init (process 7) of runc", "",
+		},
+	} {
+		c := test.call
+		c.lookUp.Do(func() { c.where = test.where })
+		if c.String() != test.name || c.InitString(7) != test.init {
+			t.Errorf("%q, %q; want %q, %q", c, c.InitString(7), test.name, test.init)
+		}
+		if got := c.Limit(); !strings.Contains(got, test.limit) || (got == "") != (test.limit == "") {
+			t.Errorf("%s: %q, want something with %q", test.name, got, test.limit)
+		}
+	}
+}
+
 func TestFilterForInit(t *testing.T) {
 	for _, test := range []struct {
 		commands, command string
