@@ -23,6 +23,8 @@ type goCommand struct {
 	dir  string // absolute, as the user wrote it: symbolic links are not resolved
 	env  []string
 	log  *slog.Logger
+
+	vendorMod string // that is taken for a go.mod, see useVendorMod; "": none is
 }
 
 // newGoCommand finds the go command. The environment is this process's with

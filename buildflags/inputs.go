@@ -201,6 +201,9 @@ func (p *buildPlan) moduleFiles(ctx context.Context, g *goCommand) (map[string]b
 		file = absolute(g.dir, file)
 		files[file], files[strings.TrimSuffix(file, ".mod")+".sum"] = true, true
 	}
+	if file := g.vendorMod; file != "" {
+		files[file], files[sumOf(file)] = true, true
+	}
 	if file := flagValue(p.args, "overlay"); file != "" {
 		files[absolute(g.dir, file)] = true
 	}

@@ -145,7 +145,7 @@ func (g *goCommand) supported(ctx context.Context) (*goEnv, error) {
 	if problem, ok := checkGoVersion(env.GOVERSION); !ok {
 		return nil, &ConfigError{Attr: "go", Message: fmt.Sprintf("%s in %s is %s: %s", g.path, g.dir, env.GOVERSION, problem.Message), Fix: problem.Fix}
 	}
-	return env, nil
+	return env, g.useVendorMod(env)
 }
 
 func orDiscard(log *slog.Logger) *slog.Logger {
