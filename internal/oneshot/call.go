@@ -155,10 +155,21 @@ var valued = []string{
 	"format", "resources", "r", "interval",
 }
 
+// valuedOfShims are those of containerd's shims; their command has no further words.
+var valuedOfShims = []string{"namespace", "address", "publish-binary", "id", "socket", "debug-socket"}
+
+// isShim tells whether it is a shim of containerd that is called.
+func (c *Call) isShim() bool { return strings.HasPrefix(filepath.Base(c.Args[0]), "containerd-shim") }
+
 // readRuntime reads the command line of an OCI runtime: flags, the command, flags, the
-// container's ID, more. Of another program the first argument counts as the command.
+// container's ID, more; or that of a shim. Of another program the first argument counts
+// as the command.
 func (c *Call) readRuntime() {
 	var words []string
+	valued := valued
+	if c.isShim() {
+		valued = slices.Concat(valued, valuedOfShims)
+	}
 	for args := c.Args[1:]; len(args) > 0 && len(words) < 2; args = args[1:] {
 		if !strings.HasPrefix(args[0], "-") {
 			words = append(words, args[0])
@@ -174,6 +185,8 @@ func (c *Call) readRuntime() {
 			c.root = value
 		case "bundle", "b":
 			c.bundle = value
+		case "id":
+			c.ID = value
 		}
 	}
 	if len(words) > 0 {
@@ -215,7 +228,7 @@ func (c *Call) bundleDir() string {
 	switch {
 	case c.bundle != "":
 		return absolute(c.Dir, c.bundle)
-	case c.Command == "create" || c.Command == "run":
+	case c.Command == "create" || c.Command == "run" || c.isShim():
 		return c.Dir
 	case c.ID == "" || strings.Contains(c.ID, "/"):
 		return ""
