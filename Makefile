@@ -19,7 +19,7 @@ LINT  := $(NOCGO) go tool -modfile=$(CURDIR)/internal/tools/go.mod golangci-lint
 
 # Modules of their own: the test cluster, what runs in it, and the linter.
 NESTED  := testdata/cluster testdata/shop
-MODULES := . $(NESTED) testdata/cluster/kube testdata/runc internal/tools
+MODULES := . $(NESTED) testdata/cluster/kube testdata/runc testdata/cni internal/tools
 
 ##@ Use
 
