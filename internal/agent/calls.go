@@ -127,6 +127,7 @@ func (s starter) prepareCall(call Called, path string) *component {
 func (c *component) take(ctx context.Context, giveUp func(), traced func() error) error {
 	status, err := c.fork()
 	if err != nil {
+		c.call.close()
 		return fmt.Errorf("starting delve: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { giveUp(); c.kill() })
