@@ -19,6 +19,7 @@ import (
 func newAttach(g *global) *cobra.Command {
 	f := &debugFlags{global: g, terminal: true}
 	scope := &sessionScope{global: g}
+	dap := &dapFlags{}
 	cmd := &cobra.Command{
 		Use:   "attach [SESSION | TARGET] [flags] [-- ARG...]",
 		Short: "Debug in this terminal: a session that runs, or a new one",
@@ -32,11 +33,20 @@ come, and goes on without breakpoints when you leave; the session stays.
 
 With --program: on a new session of TARGET, as "kubedelve debug" begins it, which
 waits at the program's entry for you, and ends when you leave. Hot reload is off,
-since a terminal ends with the program that it is connected to.`,
+since a terminal ends with the program that it is connected to.
+
+With --dap: on any server of the Debug Adapter Protocol, with the same commands as far
+as the protocol can do them, and nothing of kubedelve's. --config says what it is to
+debug; what it launches ends when you leave.`,
 		Example: `  kubedelve attach
   kubedelve attach deploy/web --take-over
-  kubedelve attach deploy/web --program ./cmd/web`,
+  kubedelve attach deploy/web --program ./cmd/web
+  kubedelve attach --dap 127.0.0.1:2345
+  kubedelve attach --dap 'kubedelve dap' --config '{"target": "deploy/web", "program": "./cmd/web"}'`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if err := dap.check(cmd, args); err != nil || dap.adapter != "" {
+				return err
+			}
 			n := len(args)
 			if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 				n = dash
@@ -47,6 +57,9 @@ since a terminal ends with the program that it is connected to.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dap.adapter != "" {
+				return dap.run(cmd)
+			}
 			if cmd.Flags().Changed("program") {
 				return f.run(cmd, args)
 			}
@@ -67,6 +80,7 @@ since a terminal ends with the program that it is connected to.`,
 	cmd.Flags().Lookup("program").DefValue = ""
 	cmd.Flags().Lookup("take-over").Usage = "hang up on the debugger that the session has"
 	scope.add(cmd)
+	dap.add(cmd)
 	return cmd
 }
 

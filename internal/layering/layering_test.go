@@ -69,10 +69,15 @@ var rules = []rule{
 	},
 	{
 		of:     module + "/...",
-		except: []string{module + "/internal/agent", module + "/internal/terminal", module + "/internal/bench/..."},
+		except: []string{module + "/internal/agent", module + "/internal/terminal", module + "/internal/dapterminal", module + "/internal/bench/..."},
 		direct: true,
 		ban:    []string{"github.com/go-delve/..."},
 		reason: "Delve is the agent's; beside the editor there is its terminal, in one place, and 4 MB in the program",
+	},
+	{
+		of:     module + "/internal/dapterminal",
+		ban:    []string{"k8s.io/...", "github.com/go-delve/delve/...", module + "/..."},
+		reason: "it debugs whatever a server of the protocol debugs; of Delve it has the line editor, which is a library of its own",
 	},
 	{
 		of:     module + "/internal/tunnel",
