@@ -26,27 +26,23 @@ func TestIntegrationVSCode(t *testing.T) {
 		t.Fatal("KUBEDELVE_TEST_CODE_SERVER is not set: run make test-vscode")
 	}
 	extension := filepath.Join(cluster.Programs.Root, "editors", "vscode")
-	for _, suite := range []string{"debug", "views", "exthost"} {
-		t.Run(suite, func(t *testing.T) {
-			n := namespaceAlone(t, nil, allTiers...)
+	for _, suite := range []struct {
+		name   string
+		change func(*testcluster.Objects)
+	}{{"debug", nil}, {"views", nil}, {"tools", withSidecar}, {"compound", nil}, {"exthost", nil}} {
+		t.Run(suite.name, func(t *testing.T) {
+			n := namespaceAlone(t, suite.change, allTiers...)
 			before := map[string]testcluster.Snapshot{}
 			for _, tier := range []string{"front", "middle"} {
 				before[tier] = snapshot(t, n, tier)
 			}
 			p := copyShop(t)
 			p.writeLaunchJSON(n)
-			requests := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				answer, err := n.Get(r.Context(), "front", r.URL.Path, r.URL.RawQuery)
-				if err != nil {
-					http.Error(w, err.Error(), http.StatusBadGateway)
-					return
-				}
-				_, _ = w.Write([]byte(answer)) //nolint:gosec // what the sample says, to a test
-			}))
+			requests := httptest.NewServer(surroundings(n))
 			defer requests.Close()
 
 			mocha := exec.CommandContext(t.Context(), "node", filepath.Join(extension, "node_modules", "mocha", "bin", "mocha.js"),
-				"--ui", "tdd", filepath.Join(extension, "dist", "test", "workbench", suite+".test.js"))
+				"--ui", "tdd", filepath.Join(extension, "dist", "test", "workbench", suite.name+".test.js"))
 			mocha.Env = append(os.Environ(), goSettings(t)...)
 			mocha.Env = append(mocha.Env,
 				"KUBECONFIG="+cluster.Kubeconfig, "KUBEDELVE_AGENT_IMAGE="+cluster.Refs["agent"],
@@ -68,6 +64,35 @@ func TestIntegrationVSCode(t *testing.T) {
 			}
 		})
 	}
+}
+
+// surroundings answers what the tests ask of the cluster: requests to the first tier, and
+// at /serving which Deployments no pod answers for but one of a debug session.
+func surroundings(n *testcluster.Namespace) http.Handler {
+	var mux http.ServeMux
+	mux.HandleFunc("/serving", func(w http.ResponseWriter, r *http.Request) {
+		taken := []string{}
+		for _, tier := range allTiers {
+			pods, err := n.Pods(r.Context(), tier)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			if len(pods) == 1 && strings.Contains(pods[0].Name, "-kubedelve-") {
+				taken = append(taken, tier)
+			}
+		}
+		_ = json.NewEncoder(w).Encode(taken)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		answer, err := n.Get(r.Context(), "front", r.URL.Path, r.URL.RawQuery)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		_, _ = w.Write([]byte(answer)) //nolint:gosec // what the sample says, to a test
+	})
+	return &mux
 }
 
 // writeLaunchJSON gives the sample launch configurations, as a user would write them.

@@ -1,27 +1,20 @@
 // From F5 to the end of a session, as a user does it, in a real workbench on a real cluster.
 
 import * as assert from 'node:assert/strict';
-import { mkdir } from 'node:fs/promises';
-import * as path from 'node:path';
 import { patience, Workbench } from './page';
-import { Server } from './server';
-import { request, setting } from './surroundings';
+import { open, request } from './surroundings';
 
 suite('the workbench', function () {
     this.timeout(2 * patience);
     this.bail(true); // each test goes on where the one before ended
-    let server: Server | undefined, workbench: Workbench;
+    let workbench: Workbench, close: () => Promise<void>;
 
     suiteSetup(async () => {
-        const home = setting('HOME_DIR');
-        await mkdir(setting('SHOTS'), { recursive: true });
-        server = await Server.start(setting('CODE_SERVER'), home, setting('VSIX'), { 'kubedelve.path': setting('PROGRAM') });
-        workbench = await Workbench.open(server.url, setting('WORKSPACE'), path.join(home, 'chromium'), setting('SHOTS'));
+        ({ workbench, close } = await open());
     });
     suiteTeardown(async () => {
         await workbench.shot('end');
-        await workbench.close();
-        await server?.stop();
+        await close();
     });
 
     test('F5 and a request stop at the breakpoint', async () => {

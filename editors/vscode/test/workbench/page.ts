@@ -56,8 +56,9 @@ export class Workbench {
     async openFile(file: string, text: string): Promise<void> {
         const lines = (await readFile(path.join(this.folder, file), 'utf8')).split('\n');
         await this.quickOpen(`${file}:${lines.findIndex(line => line.includes(text)) + 1}`);
-        await this.page.locator('.quick-input-list .monaco-list-row', { hasText: path.basename(file) }).first().waitFor();
-        await this.page.keyboard.press('Enter');
+        // Files that were open before are offered until the search is done.
+        const row = this.page.locator('.quick-input-list .monaco-list-row', { hasText: path.basename(file) }).filter({ hasText: path.dirname(file) });
+        await row.first().click();
         await this.page.locator('.tab.active', { hasText: path.basename(file) }).waitFor();
         await this.line(text).waitFor();
     }
@@ -120,6 +121,12 @@ export class Workbench {
         return { variables, stack };
     }
 
+    /** Waits until a frame is shown in which a program is halted. */
+    async frame(text: string): Promise<void> {
+        await this.page.locator('.debug-viewlet .debug-call-stack .monaco-list-row', { hasText: text }).first().waitFor();
+        await this.page.locator('.monaco-editor .debug-top-stack-frame-line').first().waitFor();
+    }
+
     async rows(view: string): Promise<string[]> {
         return this.page.locator(`.debug-viewlet ${view} .monaco-list-row`).allInnerTexts();
     }
@@ -149,11 +156,49 @@ export class Workbench {
         await row.locator(`.actions [aria-label^="${title}"]`).click();
     }
 
+    /** Chooses from the menu of a row, by mouse. */
+    async menu(view: string, text: string, title: string): Promise<void> {
+        await this.row(view, text).first().click({ button: 'right' });
+        await this.page.locator('.monaco-menu .action-item', { hasText: title }).first().click();
+    }
+
+    /** Types into the box that asks for a text. */
+    async answer(title: string, text: string): Promise<void> {
+        await this.page.locator('.quick-input-widget:visible').filter({ hasText: title }).waitFor();
+        await this.input().fill(text);
+        await this.page.keyboard.press('Enter');
+    }
+
+    /** Waits for a notification with the text. */
+    async notifies(text: string): Promise<void> {
+        await this.page.locator('.notifications-toasts .notification-list-item', { hasText: text }).first().waitFor();
+    }
+
+    /** Waits until a session that was attached to can be left. */
+    async attached(): Promise<void> {
+        await this.toolbarButton('Disconnect').waitFor();
+    }
+
     /** Stops what is debugged, and waits for its end. */
     async stop(): Promise<void> {
-        await this.page.locator('.activitybar [aria-label^="Run and Debug"]').first().click();
+        await this.showDebug();
         await this.toolbar('Stop');
         await this.ended();
+    }
+
+    /** Shows the view of the debug sessions, which VS Code does by itself when one begins. */
+    private async showDebug(): Promise<void> {
+        const icon = this.page.locator('.activitybar .action-item', { has: this.page.locator('[aria-label^="Run and Debug"]') }).first();
+        await this.until('the view of the debug sessions', async () => {
+            if (await this.toolbarButton('Stop').isVisible()) {
+                return true;
+            }
+            if (!/\bchecked\b/.test(await icon.getAttribute('class') ?? '')) {
+                await icon.click(); // of the view that is shown, it would hide that
+                await this.page.waitForTimeout(1000);
+            }
+            return false;
+        });
     }
 
     /** Clicks a button of the debug toolbar. */
@@ -164,6 +209,7 @@ export class Workbench {
     /** Waits until no session is debugged any more. */
     async ended(): Promise<void> {
         await this.toolbarButton('Stop').waitFor({ state: 'detached' });
+        await this.toolbarButton('Disconnect').waitFor({ state: 'detached' });
     }
 
     /** The toolbar is docked at the top of the side bar. */

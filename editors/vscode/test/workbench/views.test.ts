@@ -1,28 +1,21 @@
 // What can be found and chosen by mouse: the views of targets and sessions, the pickers.
 
 import * as assert from 'node:assert/strict';
-import { mkdir } from 'node:fs/promises';
-import * as path from 'node:path';
 import { patience, Workbench } from './page';
-import { Server } from './server';
-import { request, setting } from './surroundings';
+import { open, request, setting } from './surroundings';
 
 suite('views and pickers', function () {
     this.timeout(2 * patience);
     this.bail(true); // each test goes on where the one before ended
     const namespace = setting('NAMESPACE');
-    let server: Server | undefined, workbench: Workbench;
+    let workbench: Workbench, close: () => Promise<void>;
 
     suiteSetup(async () => {
-        const home = setting('HOME_DIR');
-        await mkdir(setting('SHOTS'), { recursive: true });
-        server = await Server.start(setting('CODE_SERVER'), home, setting('VSIX'), { 'kubedelve.path': setting('PROGRAM') });
-        workbench = await Workbench.open(server.url, setting('WORKSPACE'), path.join(home, 'chromium'), setting('SHOTS'));
+        ({ workbench, close } = await open());
     });
     suiteTeardown(async () => {
         await workbench.shot('views-end');
-        await workbench.close();
-        await server?.stop();
+        await close();
     });
 
     test('the view has namespaces, workloads and containers, nodes and components', async () => {
