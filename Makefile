@@ -46,7 +46,7 @@ test: check lint unit integration ## everything: as CI does
 check: ## gofmt, go mod tidy, go vet
 	@unformatted=$$(find . -name node_modules -prune -o -name '*.go' -print | xargs gofmt -s -l); [[ -z $$unformatted ]] || { echo "not formatted (make fmt): $$unformatted" >&2; exit 1; }
 	for m in $(MODULES); do go -C $$m mod tidy -diff; done
-	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration,vscode ./...; done
+	for m in . $(NESTED); do $(NOCGO) go -C $$m vet -tags integration,vscode,editors ./...; done
 
 .PHONY: lint
 lint: ## golangci-lint, at the version that internal/tools/go.mod pins
@@ -72,6 +72,10 @@ test-nodes: ## services of nodes, end to end: breakpoints in a kubelet, on both 
 test-long: ## the end-to-end tests that "make test" cuts short, at full length, and a kubelet and a controller manager halted for ten minutes
 	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts|KillAfterEachWrite' -v ./internal/e2e | .ci/noskip
 	KUBEDELVE_TEST_HALT=10m go test -tags integration -count=1 -timeout 60m -v -run 'TestIntegrationNode(Process|Unit)/kubelet/breakpoints|TestIntegrationNodeStatic/kube-controller-manager/breakpoints' ./internal/e2e | .ci/noskip
+
+.PHONY: test-editors
+test-editors: ## Neovim, Vim, Emacs and Helix with what "kubedelve init" writes, and kubedelve attach, in tmux on a cluster (CONTRIBUTING.md says what it takes)
+	go test -tags 'integration editors' -count=1 -timeout 40m -run 'Editors|InTmux' -v ./internal/e2e | .ci/noskip
 
 .PHONY: fmt
 fmt: ## format all Go files, imports in order

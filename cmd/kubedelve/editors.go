@@ -109,27 +109,33 @@ func (t launchTarget) more() (members [][2]string) {
 	return members
 }
 
+// vimSetup: an adapter has fifteen seconds to answer there, if nothing else is said, which
+// a build takes longer than; and who is not told which exceptions to halt at asks each time.
 func vimSetup(found []debugging) string {
+	const patience = 600_000                                                                                    // milliseconds
+	kinds := map[string]any{"exception": map[string]string{"unrecovered-panic": "", "runtime-fatal-throw": ""}} // as the adapter has it
 	configurations := map[string]any{
 		"kubedelve: connect": map[string]any{
-			"adapter": "kubedelve-session", "filetypes": []string{"go"},
+			"adapter": "kubedelve-session", "filetypes": []string{"go"}, "breakpoints": kinds,
 			"configuration": map[string]string{"request": "attach", "mode": "remote"},
 		},
 	}
 	for _, d := range found {
 		configurations[d.name()] = map[string]any{
-			"adapter": "kubedelve", "filetypes": []string{"go"}, "configuration": d.launch("${workspaceRoot}"),
+			"adapter": "kubedelve", "filetypes": []string{"go"}, "breakpoints": kinds, "configuration": d.launch("${workspaceRoot}"),
 		}
 	}
 	return indented(map[string]any{
 		"adapters": map[string]any{
-			"kubedelve":         map[string]any{"name": "kubedelve", "command": []string{"kubedelve", "dap"}},
-			"kubedelve-session": map[string]any{"name": "kubedelve-session", "host": "127.0.0.1", "port": editorPort},
+			"kubedelve":         map[string]any{"name": "kubedelve", "command": []string{"kubedelve", "dap"}, "async_timeout": patience},
+			"kubedelve-session": map[string]any{"name": "kubedelve-session", "host": "127.0.0.1", "port": editorPort, "async_timeout": patience},
 		},
 		"configurations": configurations,
 	})
 }
 
+// emacsSetup: it is the user's own configuration, for whatever folder Emacs is in, and
+// what dape takes for the project's may be one above the module's.
 func emacsSetup(found []debugging) string {
 	var b strings.Builder
 	b.WriteString("(with-eval-after-load 'dape\n")
@@ -144,10 +150,10 @@ func emacsSetup(found []debugging) string {
                  modes (go-mode go-ts-mode)
                  command "kubedelve"
                  command-args ("dap")
-                 command-cwd dape-command-cwd
+                 command-cwd %q
                  :request "launch"
                  :type "go"
-                 :target (:name %q`, name, c.Target.Name)
+                 :target (:name %q`, name, absolute("."), c.Target.Name)
 		for _, m := range c.Target.more() {
 			fmt.Fprintf(&b, " :%s %q", m[0], m[1])
 		}

@@ -22,7 +22,7 @@ func TestInitPrintsWhatEachEditorReads(t *testing.T) {
 		"goland": {`type="GoRemoteDebugConfigurationType"`, `port="2345"`},
 		"nvim":   {`target = { name = "deploy/web", namespace = "store" }`, `program = "${workspaceFolder}/cmd/web"`},
 		"vim":    {`"program": "${workspaceRoot}/cmd/web"`, `"adapter": "kubedelve"`},
-		"emacs":  {`:target (:name "deploy/web" :namespace "store")`, `:program "./cmd/web"`},
+		"emacs":  {`:target (:name "deploy/web" :namespace "store")`, `:program "./cmd/web"`, `command-cwd "` + dir + `"`},
 		"helix":  {`args = ["dap", "--namespace", "store"]`, `args = { target = "deploy/web", program = "./cmd/web" }`},
 		"zed":    {`"adapter": "Delve"`, `"port": 2345`, "kubedelve debug deploy/web -n store --program ./cmd/web"},
 	} {
