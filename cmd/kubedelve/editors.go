@@ -76,8 +76,12 @@ func golandSetup([]debugging) string {
 
 func nvimSetup(found []debugging) string {
 	var b strings.Builder
+	// nvim-dap complains after four seconds, which a build takes longer than.
 	fmt.Fprintf(&b, `local dap = require('dap')
-dap.adapters.kubedelve = { type = 'executable', command = 'kubedelve', args = { 'dap' } }
+dap.adapters.kubedelve = {
+  type = 'executable', command = 'kubedelve', args = { 'dap' },
+  options = { initialize_timeout_sec = 600 },
+}
 dap.adapters.kubedelve_session = { type = 'server', host = '127.0.0.1', port = %d }
 dap.configurations.go = dap.configurations.go or {}
 `, editorPort)
@@ -138,7 +142,8 @@ func vimSetup(found []debugging) string {
 // what dape takes for the project's may be one above the module's.
 func emacsSetup(found []debugging) string {
 	var b strings.Builder
-	b.WriteString("(with-eval-after-load 'dape\n")
+	// An adapter has ten seconds to answer there, which a build takes longer than.
+	b.WriteString("(with-eval-after-load 'dape\n  (setq dape-request-timeout 600)\n")
 	for i, d := range found {
 		name := "kubedelve"
 		if i > 0 || len(found) > 1 {

@@ -192,7 +192,7 @@ var drivenEditors = []driven{
 	{
 		name: "vim",
 		start: func(t *testing.T, dir, setup string, line int) []string {
-			file(t, ".", filepath.Join(dir, ".vimspector.json"), setup)
+			file(t, dir, ".vimspector.json", setup)
 			vimspector := tool(t, "KUBEDELVE_TEST_VIMSPECTOR", "")
 			rc := file(t, dir, "vimrc", fmt.Sprintf("set nocompatible nomore\nlet g:vimspector_base_dir='%[1]s'\nset rtp+=%[1]s\nfiletype plugin indent on\n", vimspector))
 			return []string{tool(t, "KUBEDELVE_TEST_VIM", "vim"), "-Nu", rc, "-i", "NONE", "-n", "+" + strconv.Itoa(line), "middle/main.go"}
