@@ -208,6 +208,9 @@ func (s *staticSession) etcd(t *testing.T) {
 	if err := d.StepOver(within(t)); err != nil {
 		t.Fatal(err)
 	}
+	if stack, err = d.Stack(within(t)); err != nil {
+		t.Fatal(err)
+	}
 	locals, _, err := d.Locals(within(t), stack[0].Id)
 	if err != nil {
 		t.Fatal(err)
