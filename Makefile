@@ -70,7 +70,7 @@ test-nodes: ## services of nodes, end to end: breakpoints in a kubelet, on both 
 
 .PHONY: test-long
 test-long: ## the end-to-end tests that "make test" cuts short, at full length, and a kubelet and a controller manager halted for ten minutes
-	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts|KillAfterEachWrite' -v ./internal/e2e | .ci/noskip
+	KUBEDELVE_TEST_LONG=1 go test -tags integration -count=1 -timeout 60m -run 'Edits|Cuts|KillAfterEachWrite|NodeOneShot$$' -v ./internal/e2e | .ci/noskip
 	KUBEDELVE_TEST_HALT=10m go test -tags integration -count=1 -timeout 60m -v -run 'TestIntegrationNode(Process|Unit)/kubelet/breakpoints|TestIntegrationNodeStatic/kube-controller-manager/breakpoints' ./internal/e2e | .ci/noskip
 
 .PHONY: test-editors
