@@ -24,10 +24,16 @@ import (
 type adapter struct {
 	log  logger
 	kube *genericclioptions.ConfigFlags // of the command: the defaults of targets
+
+	// ignoreCwd is for editors that send their own working directory, whatever the user says.
+	ignoreCwd bool
 }
 
 // Launch implements [dapserver.Launcher].
 func (a adapter) Launch(ctx context.Context, cfg *dapserver.LaunchConfig, report dapserver.Reporter) (dapserver.Session, error) {
+	if a.ignoreCwd {
+		cfg.Cwd = ""
+	}
 	r, err := requestOf(cfg)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 
 func newDAP(g *global) *cobra.Command {
 	var listen, backend, logDAP string
+	var ignoreCwd bool
 	cmd := &cobra.Command{
 		Use:   "dap [flags]",
 		Short: "Be the debug adapter of an editor",
@@ -40,7 +41,7 @@ direction and to the byte, and start and change nothing.`,
 				return err
 			}
 			defer messages.close()
-			serve := dapserver.New(dapserver.Config{Launcher: adapter{log, g.kube}, Logger: log, Message: messages.message()}).ServeConn
+			serve := dapserver.New(dapserver.Config{Launcher: adapter{log, g.kube, ignoreCwd}, Logger: log, Message: messages.message()}).ServeConn
 			if backend != "" {
 				network, address, err := parseBackend(cmd, backend)
 				if err != nil {
@@ -65,6 +66,7 @@ direction and to the byte, and start and change nothing.`,
 	}
 	cmd.Flags().StringVar(&listen, "listen", "", "a local address instead of standard input and output; port 0 takes any that is free")
 	cmd.Flags().StringVar(&backend, "backend", "", "a Delve that runs already: tcp:HOST:PORT or unix:PATH")
+	cmd.Flags().BoolVar(&ignoreCwd, "ignore-cwd", false, "take no working directory from the editor: Helix sends its own with every launch, which the target need not have")
 	addLogDAP(cmd, &logDAP)
 	return cmd
 }

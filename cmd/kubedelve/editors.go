@@ -181,7 +181,7 @@ func emacsSetup(found []debugging) string {
 // its name is in the adapter's command line.
 func helixSetup(found []debugging) string {
 	var b strings.Builder
-	args := []string{"dap"}
+	args := []string{"dap", "--ignore-cwd"} // Helix sends its own, whatever a template says
 	for _, m := range found[0].launch(".").Target.more() {
 		args = append(args, "--"+m[0], m[1])
 	}

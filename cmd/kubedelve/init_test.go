@@ -23,7 +23,7 @@ func TestInitPrintsWhatEachEditorReads(t *testing.T) {
 		"nvim":   {`target = { name = "deploy/web", namespace = "store" }`, `program = "${workspaceFolder}/cmd/web"`},
 		"vim":    {`"program": "${workspaceRoot}/cmd/web"`, `"adapter": "kubedelve"`},
 		"emacs":  {`:target (:name "deploy/web" :namespace "store")`, `:program "./cmd/web"`, `command-cwd "` + dir + `"`},
-		"helix":  {`args = ["dap", "--namespace", "store"]`, `args = { target = "deploy/web", program = "./cmd/web" }`},
+		"helix":  {`args = ["dap", "--ignore-cwd", "--namespace", "store"]`, `args = { target = "deploy/web", program = "./cmd/web" }`},
 		"zed":    {`"adapter": "Delve"`, `"port": 2345`, "kubedelve debug deploy/web -n store --program ./cmd/web"},
 	} {
 		code, stdout, stderr := runIn(t, nil, "init", editor, "deploy/web", "-n", "store", "--program", "./cmd/web")

@@ -70,6 +70,9 @@ func (s starter) start(ctx context.Context, argv, env []string, dir string) (*co
 	if errors.Is(err, syscall.EAGAIN) {
 		err = fmt.Errorf("%w: the container may have no more processes (pids limit)", err)
 	}
+	if _, missing := os.Stat(dir); dir != "" && missing != nil && errors.Is(err, syscall.ENOENT) { // the system names Delve
+		err = fmt.Errorf("there is no working directory %s on the target: see cwd and --workdir", dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting delve: %w", err)
 	}
