@@ -238,7 +238,7 @@ var drivenEditors = []driven{
 		mark:       []string{"/BREAKPOINT/", "<Space>", "G", "/Toggle breakpoint/", "b", "<Escape>"},
 		launch:     ex("debug-start deploy/middle"),
 		connect:    ex("debug-remote 127.0.0.1:2345 connect"),
-		halted:     []string{"/▶.*return total/", "<Space>", "G", "/List variables/", "v", "/total.* 12/", "<Escape>", "<Escape>"},
+		halted:     []string{"/▶.*return total/", "<Space>", "G", "/List variables/", "v", "/order: main.Order/", "<Escape>", "<Escape>"},
 		goOn:       []string{"<Space>", "G", "/Continue program/", "c", "<Escape>"},
 		terminate:  []string{"<Space>", "G", "/End debug session/", "t", "<Escape>"},
 		disconnect: []string{"<Space>", "G", "/End debug session/", "t", "<Escape>"},
