@@ -73,7 +73,7 @@ func (s screen) shows() string {
 // sees waits until something is on the screen.
 func (s screen) sees(pattern string) {
 	s.Helper()
-	re := regexp.MustCompile(pattern)
+	re := regexp.MustCompile("(?m)" + pattern)
 	ctx := within(s.T)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -371,7 +371,7 @@ func TestIntegrationAttachInTmux(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := onScreen(t, n, cluster.Programs.Shop(), k.Path, "attach", "-n", n.Name)
-	s.does(`/\(dlv\) $/`, "brea", "<Tab>", `/\(dlv\) break/`, fmt.Sprintf(" middle/main.go:%d", at.Line), "<Enter>", "/Breakpoint 1 set at/")
+	s.does(`/^\(dlv\)$/`, "brea", "<Tab>", `/\(dlv\) break/`, fmt.Sprintf(" middle/main.go:%d", at.Line), "<Enter>", "/Breakpoint 1 set at/")
 	s.does("continue", "<Enter>")
 	buy := begin(t, n, "front", "buy", "item=tea&count=2")
 	s.does(fmt.Sprintf(`/=> *%d:\s+return total, nil . BREAKPOINT/`, at.Line))
