@@ -92,7 +92,7 @@ func readConfiguration(text string) (map[string]any, error) {
 			return nil, err
 		}
 	default:
-		data, err := os.ReadFile(text) //nolint:gosec // the user's file
+		data, err := os.ReadFile(text)
 		if err != nil {
 			return nil, fmt.Errorf("it is no JSON object, so it is taken for a file: %w", err)
 		}

@@ -24,7 +24,7 @@ func OpenKeyboard(history string) (*Keyboard, error) {
 	if history == "" {
 		return k, nil
 	}
-	f, err := os.Open(history) //nolint:gosec // the caller's file
+	f, err := os.Open(history)
 	if errors.Is(err, fs.ErrNotExist) {
 		return k, nil
 	}

@@ -201,7 +201,7 @@ func (t *tracer) message(pid int) int {
 	if err != nil {
 		return 0
 	}
-	return int(number) //nolint:gosec // a PID
+	return int(number)
 }
 
 // hold leaves a process, which is at its first stop, stopped.
