@@ -426,9 +426,13 @@ func TestDataBreakpointsOfAProcess(t *testing.T) {
 	e.ContinueRequest(1)
 	want[*dap.ContinueResponse](e)
 	e.awaitOutput("stdout", "ready\n")
-	d.signal(syscall.SIGUSR2)
-	if reason := want[*dap.StoppedEvent](e).Body.Reason; reason != "data breakpoint" {
-		t.Errorf("stopped for %q", reason)
+	if watchpointsWork() {
+		d.signal(syscall.SIGUSR2)
+		if reason := want[*dap.StoppedEvent](e).Body.Reason; reason != "data breakpoint" {
+			t.Errorf("stopped for %q", reason)
+		}
+	} else {
+		t.Log(noWatchpoints)
 	}
 	e.conn.Close()
 	e.ended()

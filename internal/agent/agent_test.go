@@ -954,7 +954,7 @@ func TestWhatCannotBeStartedIsTold(t *testing.T) {
 		{"garbage", "delve could not start garbage", agentapi.Start{File: put(t, c, garbage)}},
 		{"never sent", "has not been sent", agentapi.Start{File: agentapi.File{SHA256: strings.Repeat("0", 64), Size: 1, Name: "x"}}},
 		{"a path", "is not a file name", agentapi.Start{File: agentapi.File{SHA256: file.SHA256, Size: 1, Name: "../x"}}},
-		{"no such folder", "no such file or directory", agentapi.Start{File: file, Dir: "/no/such/folder"}},
+		{"no such folder", "there is no working directory /no/such/folder", agentapi.Start{File: file, Dir: "/no/such/folder"}},
 	} {
 		if _, err := c.Start(t.Context(), test.start); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v; want %q", test.name, err, test.want)
