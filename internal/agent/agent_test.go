@@ -212,7 +212,8 @@ func peakMemory(t testing.TB, pid int) int64 {
 func TestAClientThatDoesNotReadHoldsNobodyUpOnceItIsGone(t *testing.T) {
 	r := newRig(t, nil)
 	c, lazy := r.client("test"), r.client("lazy")
-	start(t, c, "bytes="+strconv.Itoa(40<<20), "exit=0")
+	// More than all buffers on the way, and little enough to be written in no time.
+	start(t, c, "bytes="+strconv.Itoa(8<<20), "exit=0")
 	reading, blocked := make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
