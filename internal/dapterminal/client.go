@@ -85,6 +85,19 @@ func (c *client) call(ctx context.Context, command string, arguments, out any) e
 	return r.await(ctx, out)
 }
 
+// callWithin is call for an answer without a body, and sends within a call of within.
+func (c *client) callWithin(ctx context.Context, command string, arguments any, within func(send func() error) error) error {
+	var r request
+	err := within(func() (err error) {
+		r, err = c.send(command, arguments)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return r.await(ctx, nil)
+}
+
 // await waits for the answer. What the server gives as the reason of a failure is the error.
 func (r request) await(ctx context.Context, out any) error {
 	var m message

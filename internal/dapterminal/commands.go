@@ -159,7 +159,8 @@ func (t *terminal) cmdCondition(ctx context.Context, args string) error {
 
 func (t *terminal) cmdContinue(ctx context.Context, _ string) error {
 	if p, _ := t.s.now(); p == configuring {
-		if err := t.s.configured(ctx); err != nil {
+		defer t.rests()
+		if err := t.s.configured(ctx, t.goOn); err != nil {
 			return err
 		}
 		return t.settle(ctx)
@@ -185,7 +186,8 @@ func (t *terminal) resume(ctx context.Context, request string) error {
 	thread := t.s.thread
 	t.s.mu.Unlock()
 	t.s.change(t.s.resume)
-	if err := t.s.call(ctx, request, map[string]any{"threadId": thread}, nil); err != nil {
+	defer t.rests()
+	if err := t.s.callWithin(ctx, request, map[string]any{"threadId": thread}, t.goOn); err != nil {
 		t.s.change(func() {
 			if t.s.phase == running { // as it was
 				t.s.phase = halted
@@ -203,6 +205,7 @@ func (t *terminal) cmdRestart(ctx context.Context, _ string) error {
 	}
 	if p != ended && t.s.can().SupportsRestartRequest {
 		t.s.change(t.s.resume)
+		defer t.rests()
 		if err := t.s.call(ctx, "restart", map[string]any{"arguments": t.Configuration}, nil); err != nil {
 			return err
 		}
@@ -214,7 +217,7 @@ func (t *terminal) cmdRestart(ctx context.Context, _ string) error {
 			if p, _ = t.s.now(); p != configuring {
 				break
 			}
-			if err := errors.Join(t.marks.setAll(ctx, t.s), t.s.configured(ctx)); err != nil {
+			if err := errors.Join(t.marks.setAll(ctx, t.s), t.s.configured(ctx, t.goOn)); err != nil {
 				return err
 			}
 		}

@@ -185,8 +185,9 @@ func (s *session) resume() {
 	}
 }
 
-// configured ends the configuration phase: the program begins.
-func (s *session) configured(ctx context.Context) error {
+// configured ends the configuration phase: the program begins. What lets it begin is done
+// within a call of within.
+func (s *session) configured(ctx context.Context, within func(begin func() error) error) error {
 	filters := []string{}
 	for _, f := range s.can().ExceptionBreakpointFilters {
 		if f.Default {
@@ -204,7 +205,7 @@ func (s *session) configured(ctx context.Context) error {
 		}
 	})
 	if s.can().SupportsConfigurationDoneRequest {
-		if err := s.call(ctx, "configurationDone", struct{}{}, nil); err != nil {
+		if err := s.callWithin(ctx, "configurationDone", struct{}{}, within); err != nil {
 			return err
 		}
 	}

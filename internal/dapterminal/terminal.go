@@ -253,17 +253,39 @@ func (t *terminal) interrupts(over context.Context) {
 	}
 }
 
+// goOn lets the program go on: Ctrl-C is for it from then on. (The user may know of it
+// before the call is over.)
+func (t *terminal) goOn(send func() error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := send(); err != nil {
+		return err
+	}
+	t.waits()
+	return nil
+}
+
+// waits is called with the lock held.
+func (t *terminal) waits() {
+	if t.waiting != t.s {
+		t.waiting, t.pausing = t.s, false
+	}
+}
+
+// rests says that nobody waits for the program any more.
+func (t *terminal) rests() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.waiting = nil
+}
+
 // settle waits until the program is halted, and the user was told of it, or is gone, or
 // is to be configured.
 func (t *terminal) settle(ctx context.Context) error {
 	t.mu.Lock()
-	t.waiting, t.pausing = t.s, false
+	t.waits()
 	t.mu.Unlock()
-	defer func() {
-		t.mu.Lock()
-		t.waiting = nil
-		t.mu.Unlock()
-	}()
+	defer t.rests()
 	for {
 		t.s.mu.Lock()
 		done, changed := t.s.phase != running && !t.s.untold, t.s.changed
