@@ -379,6 +379,32 @@ type attached struct {
 	conn net.Conn
 }
 
+// Halt asks again when there is no answer: Delve loses the signal that halts a program if that
+// is what a new thread begins with (proc_linux.go: addThread takes whatever stops it first for
+// the stop of a new thread). All that wait are answered by the next one.
+func (d *attached) Halt() (*api.DebuggerState, error) {
+	type answer struct {
+		state *api.DebuggerState
+		err   error
+	}
+	answers := make(chan answer, 3) // all that come
+	for try := 1; ; try++ {
+		go func() { // ends with the answer or the connection
+			state, err := d.RPCClient.Halt()
+			answers <- answer{state, err}
+		}()
+		select {
+		case a := <-answers:
+			return a.state, a.err
+		case <-time.After(patience / 4):
+			if try == cap(answers) {
+				return nil, fmt.Errorf("the component is not halted, asked %d times", try)
+			}
+			d.t.Logf("no answer to halt; asking again")
+		}
+	}
+}
+
 // dial connects to Delve by one client, for as long as that one lives.
 func dial(t testing.TB, c *agentapi.Client) (*agentapi.DebugConn, error) {
 	t.Helper()

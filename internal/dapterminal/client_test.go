@@ -100,7 +100,7 @@ var attach = map[string]any{"request": "attach"}
 func TestAServerThatCanDoLittle(t *testing.T) {
 	p := listen(t)
 	u := start(t, p.listener.Addr().String(), attach)
-	p.begins(`{}`)
+	p.begins(`{"exceptionBreakpointFilters": [{"filter": "all", "default": true}]}`)
 	u.gets("break main.f", "Command failed: this debug adapter has no breakpoints at functions")
 	u.types("break delve_test.go:3")
 	m := p.takes("setBreakpoints")
@@ -112,7 +112,12 @@ func TestAServerThatCanDoLittle(t *testing.T) {
 	u.sees(Prompt)
 	p.tells("breakpoint", `{"reason": "changed", "breakpoint": {"id": 7, "verified": true, "line": 4}}`)
 	u.sees("Breakpoint 1 set at ./delve_test.go:4")
-	u.enters("continue") // there is no configurationDone
+	u.enters("continue")
+	m = p.takes("setExceptionBreakpoints") // the last that comes: there is no configurationDone
+	if text := fmt.Sprint(m.Arguments); !strings.Contains(text, "all") {
+		t.Errorf("the filters are %s", text)
+	}
+	p.answers(m, `{}`)
 	p.tells("output", `{"category": "telemetry", "output": "secret"}`)
 	p.tells("output", `{"output": "half a line"}`)
 	p.tells("something.else", `[1]`)

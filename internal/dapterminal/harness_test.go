@@ -82,6 +82,7 @@ type user struct {
 	mu       sync.Mutex // guards all below
 	shown    string
 	taken    int           // how far sees has got
+	printed  int           // how much of that prints has waited for
 	changed  chan struct{} // closed and made anew when something is shown
 	complete func(string) []string
 }
@@ -154,13 +155,28 @@ func (u *user) all() string {
 // returns what is shown up to it.
 func (u *user) sees(text string) string {
 	u.Helper()
+	return u.waits(text, &u.taken)
+}
+
+// prints waits for what the program itself prints, after what earlier calls have waited for. That
+// comes by another way than what the server tells, and may be shown later than it.
+func (u *user) prints(texts ...string) {
+	u.Helper()
+	for _, text := range texts {
+		u.waits(text, &u.printed)
+	}
+}
+
+// waits waits until the text is shown after a place, which then moves behind it.
+func (u *user) waits(text string, taken *int) string {
+	u.Helper()
 	limit := time.After(patience)
 	for {
 		u.mu.Lock()
-		rest, changed := u.shown[u.taken:], u.changed
+		rest, changed := u.shown[*taken:], u.changed
 		i := strings.Index(rest, text)
 		if i >= 0 {
-			u.taken += i + len(text)
+			*taken += i + len(text)
 		}
 		u.mu.Unlock()
 		if i >= 0 {
