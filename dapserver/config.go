@@ -85,8 +85,8 @@ type LaunchConfig struct {
 // Target says what to debug and where to find it. In a launch configuration a
 // plain string is short for {"name": string}.
 type Target struct {
-	// Name is "deploy/NAME" for a Deployment, "node/NAME:SERVICE" for a unit of
-	// systemd, a process or a static pod on a node, "node/NAME:runc" or
+	// Name is "deploy/NAME" for a Deployment, "ds/NAME@NODE" for a DaemonSet's pod on a node,
+	// "node/NAME:SERVICE" for a unit of systemd, a process or a pod of the system on a node, "node/NAME:runc" or
 	// "node/NAME:path:/FILE" for the calls that others make of a program, or "local" for
 	// this machine.
 	Name string `json:"name,omitempty"`

@@ -90,7 +90,7 @@ func (p *Placement) checks(o Options) []check {
 		{"command", func(context.Context) (string, error) { return p.checkCommand(o) }},
 		{"replicas", func(context.Context) (string, error) { return p.checkReplicas(o) }},
 		{"rights", func(ctx context.Context) (string, error) {
-			return "you have all that a session takes", checkRights(ctx, p.cluster, p.scales(o), p.peeks(o))
+			return "you have all that a session takes", checkRights(ctx, p.cluster, p.rights(o), p.peeks(o))
 		}},
 		{"session", func(ctx context.Context) (string, error) {
 			return claimed(ctx, p.cluster, secretName(p.Target), p.Target)
@@ -105,7 +105,15 @@ func (p *Placement) peeks(o Options) bool { return p.Command == nil && o.Command
 // be more pods than there can be, which is an error of its own.
 func (p *Placement) scales(o Options) bool {
 	pods, _ := p.Pods(o)
-	return p.exclusive() || (int(p.replicas()) > pods && !o.KeepReplicas)
+	return p.deployment != nil && (p.exclusive() || int(p.replicas()) > pods && !o.KeepReplicas)
+}
+
+// rights are those to the workload itself.
+func (p *Placement) rights(o Options) []right {
+	if p.daemonSet != nil {
+		return []right{{"get", "apps", "daemonsets"}}
+	}
+	return deploymentRights(p.scales(o))
 }
 
 // checkCommand tells where the program's arguments come from.
@@ -125,6 +133,9 @@ func (p *Placement) checkReplicas(o Options) (string, error) {
 	pods, err := p.Pods(o)
 	if err != nil {
 		return "", err
+	}
+	if p.daemonSet != nil {
+		return fmt.Sprintf("one pod on node %s, which the debug pod replaces", p.Target.Node), nil
 	}
 	text := fmt.Sprintf("1 replica, %d running", len(p.pods))
 	if all := p.replicas(); all != 1 {
@@ -160,11 +171,11 @@ func (p *Placement) admission(ctx context.Context, o Options) (string, error) {
 	if o.Command != nil {
 		command = literal(o.Command)
 	}
-	pod := debugPod(&p.deployment.Spec.Template, p.cluster.Namespace, podOptions{
-		name: podName(p.deployment.Name, session, 1), session: session, container: p.Container,
-		secret:     &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secretName(p.Target), UID: p.deployment.UID}},
+	pod := debugPod(p.template, p.cluster.Namespace, podOptions{
+		name: podName(p.object.GetName(), session, 1), session: session, container: p.Container,
+		secret:     &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: secretName(p.Target), UID: p.object.GetUID()}},
 		agentImage: o.AgentImage, pullPolicy: o.PullPolicy, platform: p.Platform,
-		ports: portsOf(&p.deployment.Spec.Template, p.Container), command: command, keepReadiness: o.KeepReadiness,
+		ports: portsOf(p.template, p.Container), command: command, keepReadiness: o.KeepReadiness,
 	})
 	_, err := p.cluster.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
 	if err != nil {

@@ -55,8 +55,8 @@ type Node struct {
 	Reason     string              `json:"reason,omitempty"` // why not
 }
 
-// Component is a service of a node that the node itself tells of, or a part of the control
-// plane in a static pod. All of them are programs in Go. There may be others.
+// Component is a service of a node that the node itself tells of, or a part of Kubernetes
+// in a pod there. All of them are programs in Go. There may be others.
 type Component struct {
 	Target  string `json:"target"` // as [ParseTarget] reads it
 	Name    string `json:"name"`
@@ -94,28 +94,30 @@ func TakeInventory(ctx context.Context, c *Cluster) (*Inventory, error) {
 		}
 	}
 	if !noNodes {
-		static, err := staticPods(ctx, c)
+		system, err := systemPods(ctx, c)
 		if err != nil {
 			return nil, err
 		}
 		for i := range nodes.Items {
-			inventory.Nodes = append(inventory.Nodes, nodeOf(&nodes.Items[i], static))
+			inventory.Nodes = append(inventory.Nodes, nodeOf(&nodes.Items[i], system))
 		}
 	}
 	return inventory, nil
 }
 
-// staticPods lists those that kubeadm and others run the control plane in, as far as the user
-// may see them.
-func staticPods(ctx context.Context, c *Cluster) ([]corev1.Pod, error) {
+// systemPods lists those that kubeadm and others run parts of Kubernetes in on a node, static pods
+// and those of DaemonSets, as far as the user may see them.
+func systemPods(ctx context.Context, c *Cluster) ([]corev1.Pod, error) {
 	pods, err := c.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if apierrors.IsForbidden(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the static pods: %w", err)
+		return nil, fmt.Errorf("reading the pods of the system: %w", err)
 	}
-	return slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return pod.Annotations[corev1.MirrorPodAnnotationKey] == "" }), nil
+	return slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool {
+		return pod.Annotations[corev1.MirrorPodAnnotationKey] == "" && !isDaemon(&pod) || pod.Labels[labelSession] != ""
+	}), nil
 }
 
 func workloadOf(d *appsv1.Deployment) Workload {
@@ -145,7 +147,7 @@ func workloadOf(d *appsv1.Deployment) Workload {
 // name, by the scheme of the version that the kubelet tells.
 var runtimes = map[string]string{"containerd": "containerd", "cri-o": "crio"}
 
-func nodeOf(n *corev1.Node, static []corev1.Pod) Node {
+func nodeOf(n *corev1.Node, system []corev1.Pod) Node {
 	info := n.Status.NodeInfo
 	node := Node{Name: n.Name, Platform: buildflags.Platform{OS: info.OperatingSystem, Arch: info.Architecture}}
 	for _, c := range n.Status.Conditions {
@@ -163,14 +165,14 @@ func nodeOf(n *corev1.Node, static []corev1.Pod) Node {
 	if service := runtimes[scheme]; service != "" {
 		add(service, version)
 	}
-	for _, pod := range static {
-		// One with a network of its own can't be reached (package nodeservice).
-		if pod.Spec.NodeName != n.Name || !pod.Spec.HostNetwork {
+	for _, pod := range system {
+		// A static pod with a network of its own can't be reached (package nodeservice).
+		if pod.Spec.NodeName != n.Name || !pod.Spec.HostNetwork && !isDaemon(&pod) {
 			continue
 		}
 		for _, container := range pod.Spec.Containers {
 			// The others need not be programs in Go.
-			if program := path.Base(firstOf(container.Command)); program == "etcd" || slices.Contains(ofKubernetes, program) {
+			if program := programOf(&container); program == "etcd" || slices.Contains(ofKubernetes, program) {
 				add(program, tagOf(container.Image))
 			}
 		}
@@ -178,13 +180,6 @@ func nodeOf(n *corev1.Node, static []corev1.Pod) Node {
 	node.Reason = notSupported(node.Platform)
 	node.Debuggable = node.Reason == ""
 	return node
-}
-
-func firstOf(command []string) string {
-	if len(command) == 0 {
-		return ""
-	}
-	return command[0]
 }
 
 // tagOf is an image's tag, or empty.

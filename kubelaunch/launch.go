@@ -112,7 +112,13 @@ func owner() string {
 // undoTimeout bounds an undo that nobody waits for, after Ctrl-C.
 const undoTimeout = 2 * time.Minute
 
-func secretName(t Target) string { return secretPrefix + t.Kind + "-" + t.Name }
+func secretName(t Target) string {
+	name := secretPrefix + t.Kind + "-" + t.Name
+	if t.Node != "" {
+		name += "." + t.Node
+	}
+	return name
+}
 
 // Launch puts the binary in the container's place, under Delve, halted at its
 // entry. If it fails or ctx ends, everything is undone before it returns. With several

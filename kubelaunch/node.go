@@ -100,8 +100,19 @@ func noNode(ctx context.Context, c *Cluster, target Target) error {
 
 // LDFlags give a component of Kubernetes the version that the node's has, for
 // components whose version the node tells; else they are empty.
-func (p *NodePlacement) LDFlags() string {
-	version := p.version
+func (p *NodePlacement) LDFlags() string { return stampOf(p.version) }
+
+// LDFlags are those of [NodePlacement.LDFlags], for a container whose image tells the version.
+func (p *Placement) LDFlags() string {
+	c := containerOf(p.template, p.Container)
+	if tag := tagOf(c.Image); slices.Contains(ofKubernetes, programOf(c)) && releasePattern.MatchString(tag) {
+		return stampOf(tag)
+	}
+	return ""
+}
+
+// stampOf is what gives a component of Kubernetes a version.
+func stampOf(version string) string {
 	if version == "" {
 		return ""
 	}

@@ -289,12 +289,12 @@ func TestPodsMadeSideBySideAreInOneJournal(t *testing.T) {
 	const replicas = 8
 	cluster, client := fakeCluster(nil)
 	set := newReplicaSet(t, client, replicas)
-	w := newWorkload(&Placement{
-		Target: Target{Kind: KindDeployment, Name: "web"}, Container: "app", cluster: cluster, replicaSet: set.set,
-		deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
-			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}},
-		}},
-	}, Options{Progress: func(string) {}}, replicas)
+	p := placementOf(cluster, Target{Kind: KindDeployment, Name: "web"}, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}}},
+	})
+	p.Container, p.replicaSet = "app", set.set
+	w := newWorkload(p, Options{Progress: func(string) {}}, replicas)
 	w.journal, w.session = openTestJournal(t, cluster), "1a2b3c4d"
 	w.secret = w.journal.secret
 	sites := w.replicas()
@@ -357,10 +357,11 @@ func TestAReplicaJoinsOnlyWhereThereIsRoomForIt(t *testing.T) {
 				member.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set.set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
 				return true, member, client.Tracker().Update(podResource, member, "shop")
 			})
-			w := newWorkload(&Placement{
-				Target: Target{Kind: KindDeployment, Name: "web"}, cluster: cluster, replicaSet: set.set,
-				deployment: &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: ptr.To(test.want)}},
-			}, Options{}, 2)
+			p := placementOf(cluster, Target{Kind: KindDeployment, Name: "web"}, &appsv1.Deployment{
+				ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{Replicas: ptr.To(test.want)},
+			})
+			p.replicaSet = set.set
+			w := newWorkload(p, Options{}, 2)
 			w.journal, w.session, w.pod = openTestJournal(t, cluster), "1a2b3c4d", ours
 			originals, adopted, err := w.adopt(t.Context(), test.want)
 			if err != nil || adopted != test.adopted {
@@ -395,7 +396,7 @@ func TestHowManyPods(t *testing.T) {
 		{ptr.To[int32](0), 2, 0},
 		{nil, 2, 0},
 	} {
-		p := &Placement{Target: Target{Kind: KindDeployment, Name: "web"}, deployment: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: test.has}}}
+		p := placementOf(nil, Target{Kind: KindDeployment, Name: "web"}, &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: test.has}})
 		got, err := p.Pods(Options{Replicas: test.asked})
 		if got != test.want || (err == nil) != (test.want > 0) {
 			t.Errorf("%d of %v: got %d, %v, want %d", test.asked, test.has, got, err, test.want)

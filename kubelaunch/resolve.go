@@ -23,10 +23,15 @@ type Placement struct {
 	// it to the image.
 	Command []string
 
-	cluster    *Cluster
-	deployment *appsv1.Deployment
+	cluster  *Cluster
+	object   metav1.Object // the Deployment or DaemonSet
+	template *corev1.PodTemplateSpec
+	pods     []corev1.Pod // its own, running: of the ReplicaSet, or of the DaemonSet on the node
+	revision string       // tells one template from another
+
+	deployment *appsv1.Deployment // nil: a DaemonSet
 	replicaSet *appsv1.ReplicaSet
-	pods       []corev1.Pod // of the ReplicaSet, running
+	daemonSet  *appsv1.DaemonSet // nil: a Deployment
 }
 
 // Resolve finds a target in the cluster, without changing anything. The container
@@ -34,7 +39,11 @@ type Placement struct {
 // (annotation kubectl.kubernetes.io/default-container). The errors a user can act
 // on are [*ContainerError] and those of the API server.
 func Resolve(ctx context.Context, c *Cluster, target Target, container string) (*Placement, error) {
-	if target.Kind != KindDeployment {
+	switch target.Kind {
+	case KindDeployment:
+	case KindDaemonSet:
+		return resolveDaemonSet(ctx, c, target, container)
+	default:
 		return nil, fmt.Errorf("target %s is not in a cluster", target)
 	}
 	deployment, err := c.Client.AppsV1().Deployments(c.Namespace).Get(ctx, target.Name, metav1.GetOptions{})
@@ -43,24 +52,34 @@ func Resolve(ctx context.Context, c *Cluster, target Target, container string) (
 	}
 	if apierrors.IsForbidden(err) {
 		// The first right that lacks is seldom the only one.
-		if lacking := checkRights(ctx, c, false, false); lacking != nil {
+		if lacking := checkRights(ctx, c, deploymentRights(false), false); lacking != nil {
 			return nil, lacking
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", target, err)
 	}
-	p := &Placement{Target: target, cluster: c, deployment: deployment}
-	template := &deployment.Spec.Template
-	if p.Container, err = chooseContainer(target, template, container); err != nil {
+	p := placementOf(c, target, deployment)
+	if err := p.findContainer(container); err != nil {
 		return nil, err
 	}
-	p.Command = commandOf(template, p.Container)
 	if err := p.findReplicaSet(ctx); err != nil {
 		return nil, err
 	}
 	p.Platform = p.findPlatform(ctx)
 	return p, nil
+}
+
+func placementOf(c *Cluster, target Target, d *appsv1.Deployment) *Placement {
+	return &Placement{Target: target, cluster: c, object: d, template: &d.Spec.Template, deployment: d}
+}
+
+// findContainer finds the container and its command line.
+func (p *Placement) findContainer(name string) (err error) {
+	if p.Container, err = chooseContainer(p.Target, p.template, name); err == nil {
+		p.Command = commandOf(p.template, p.Container)
+	}
+	return err
 }
 
 // notFound helps with a name that is wrong or in another namespace.
@@ -117,9 +136,9 @@ func commandOf(template *corev1.PodTemplateSpec, container string) []string {
 	return append(slices.Clone(c.Command), c.Args...)
 }
 
-// revision is what the Deployment controller writes on a Deployment and on the
+// revisionKey is what the Deployment controller writes on a Deployment and on the
 // ReplicaSet that carries its current template.
-const revision = "deployment.kubernetes.io/revision"
+const revisionKey = "deployment.kubernetes.io/revision"
 
 // findReplicaSet finds the Deployment's current ReplicaSet and its pods.
 func (p *Placement) findReplicaSet(ctx context.Context) error {
@@ -133,7 +152,7 @@ func (p *Placement) findReplicaSet(ctx context.Context) error {
 	}
 	for i := range sets.Items {
 		set := &sets.Items[i]
-		if metav1.IsControlledBy(set, p.deployment) && set.Annotations[revision] == p.deployment.Annotations[revision] {
+		if metav1.IsControlledBy(set, p.deployment) && set.Annotations[revisionKey] == p.deployment.Annotations[revisionKey] {
 			p.replicaSet = set
 		}
 	}
@@ -141,6 +160,7 @@ func (p *Placement) findReplicaSet(ctx context.Context) error {
 		return fmt.Errorf("%s has no replica set yet; wait until it was rolled out: kubectl -n %s rollout status %s",
 			p.Target, p.deployment.Namespace, p.Target)
 	}
+	p.revision = p.deployment.Annotations[revisionKey]
 	pods, err := p.cluster.Client.CoreV1().Pods(p.deployment.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
 		return fmt.Errorf("reading the pods of %s: %w", p.Target, err)
@@ -156,7 +176,7 @@ func (p *Placement) findReplicaSet(ctx context.Context) error {
 // findPlatform reads the platform off the node of one of the pods. Developers
 // often may not read nodes: it is no error not to know.
 func (p *Placement) findPlatform(ctx context.Context) buildflags.Platform {
-	if arch := p.deployment.Spec.Template.Spec.NodeSelector[corev1.LabelArchStable]; arch != "" {
+	if arch := p.template.Spec.NodeSelector[corev1.LabelArchStable]; arch != "" {
 		return buildflags.Platform{OS: "linux", Arch: arch}
 	}
 	for _, pod := range p.pods {
@@ -173,14 +193,15 @@ func (p *Placement) findPlatform(ctx context.Context) buildflags.Platform {
 
 // exclusive tells whether two pods of the workload must not run side by side.
 func (p *Placement) exclusive() bool {
-	if p.deployment.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
+	if p.daemonSet != nil || p.deployment.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return true
 	}
-	spec := &p.deployment.Spec.Template.Spec
-	if spec.HostNetwork {
-		return true
-	}
-	for _, c := range spec.Containers {
+	return p.template.Spec.HostNetwork || p.hostPorts()
+}
+
+// hostPorts tells whether the scheduler keeps two pods of the workload from one node.
+func (p *Placement) hostPorts() bool {
+	for _, c := range p.template.Spec.Containers {
 		for _, port := range c.Ports {
 			if port.HostPort != 0 {
 				return true
@@ -190,7 +211,13 @@ func (p *Placement) exclusive() bool {
 	return false
 }
 
-func (p *Placement) replicas() int32 { return replicasOf(p.deployment) }
+// replicas are those that there are to be: of a DaemonSet one on the node.
+func (p *Placement) replicas() int32 {
+	if p.daemonSet != nil {
+		return 1
+	}
+	return replicasOf(p.deployment)
+}
 
 // replicasOf is what the Deployment asks for; it defaults to 1 in the API server.
 func replicasOf(d *appsv1.Deployment) int32 {

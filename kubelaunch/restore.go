@@ -74,7 +74,10 @@ func undoSteps(ctx context.Context, j *journal, steps []step, progress func(stri
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || target.Kind != KindDaemonSet {
+		return err
+	}
+	return u.waitDaemon(ctx)
 }
 
 func ofKind(steps []step, kind string) (some []step) {
@@ -356,11 +359,14 @@ func lostSessions(ctx context.Context, c *Cluster, known []Info) ([]Info, error)
 			in := *c
 			in.Namespace = pod.Namespace
 			workload, _, _ := strings.Cut(pod.Name, podMark(id))
-			target := "deploy/" + workload
+			target := Target{Kind: KindDeployment, Name: workload}
+			if isDaemon(&pod) {
+				target = Target{Kind: KindDaemonSet, Name: metav1.GetControllerOf(&pod).Name, Node: pod.Spec.NodeName}
+			}
 			n = len(lost)
 			lost = append(lost, Info{
-				ID: id, Namespace: pod.Namespace, Target: target, Owner: "(journal lost)", Created: pod.CreationTimestamp.Time,
-				journal: &journal{cluster: &in, record: record{Session: id, Target: target}},
+				ID: id, Namespace: pod.Namespace, Target: target.String(), Owner: "(journal lost)", Created: pod.CreationTimestamp.Time,
+				journal: &journal{cluster: &in, record: record{Session: id, Target: target.String()}},
 			})
 		}
 		lost[n].Pod = strings.TrimPrefix(lost[n].Pod+","+pod.Name, ",")

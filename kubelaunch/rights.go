@@ -22,17 +22,22 @@ func (r right) String() string {
 	return r.verb + " " + r.resource
 }
 
-// podRights are what a session on a pod takes. The Role in docs/rbac.md is the
-// same list.
-func podRights(scale, peek bool) []right {
+// deploymentRights are what a session takes of a Deployment itself.
+func deploymentRights(scale bool) []right {
+	rights := []right{{"get", "apps", "deployments"}, {"list", "apps", "replicasets"}, {"get", "apps", "replicasets"}}
+	if scale {
+		rights = append(rights, right{"get", "apps", "deployments/scale"}, right{"update", "apps", "deployments/scale"})
+	}
+	return rights
+}
+
+// podRights are what a session on a pod takes, beside those to the workload. The Role in
+// docs/rbac.md is the same list.
+func podRights(peek bool) []right {
 	rights := []right{
-		{"get", "apps", "deployments"}, {"list", "apps", "replicasets"}, {"get", "apps", "replicasets"},
 		{"get", "", "pods"}, {"list", "", "pods"}, {"watch", "", "pods"},
 		{"create", "", "pods"}, {"patch", "", "pods"}, {"delete", "", "pods"},
 		{"create", "", "secrets"}, {"get", "", "secrets"}, {"list", "", "secrets"}, {"update", "", "secrets"}, {"delete", "", "secrets"},
-	}
-	if scale {
-		rights = append(rights, right{"get", "apps", "deployments/scale"}, right{"update", "apps", "deployments/scale"})
 	}
 	if peek {
 		rights = append(rights, right{"patch", "", "pods/ephemeralcontainers"})
@@ -45,10 +50,10 @@ func tunnelRights() []right {
 	return []right{{"get", "", "pods/proxy"}, {"create", "", "pods/exec"}}
 }
 
-// checkRights asks the API server for each right, and answers a [*RightsError]
+// checkRights asks the API server for each right, those to the workload first, and answers a [*RightsError]
 // with all that are missing.
-func checkRights(ctx context.Context, c *Cluster, scale, peek bool) error {
-	needed := podRights(scale, peek)
+func checkRights(ctx context.Context, c *Cluster, workload []right, peek bool) error {
+	needed := append(slices.Clone(workload), podRights(peek)...)
 	all := append(slices.Clone(needed), tunnelRights()...)
 	allowed := make([]bool, len(all))
 	errs := make([]error, len(all))

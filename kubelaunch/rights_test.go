@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -38,7 +39,8 @@ func TestRoleInDocs(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range append(podRights(true, true), tunnelRights()...) {
+	daemonSet := (&Placement{daemonSet: &appsv1.DaemonSet{}}).rights(Options{})
+	for _, r := range slices.Concat(deploymentRights(true), daemonSet, podRights(true), tunnelRights()) {
 		want = append(want, r.String())
 	}
 	// Not checked before a session, since it works without: it suggests names.

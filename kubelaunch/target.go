@@ -10,8 +10,10 @@ import (
 
 // Target names what is debugged.
 type Target struct {
-	Kind string // KindDeployment, KindNode or KindLocal
+	Kind string // KindDeployment, KindDaemonSet, KindNode or KindLocal
 	Name string // of the object; empty for KindLocal
+	// Node is where the pod of a DaemonSet runs; empty: it has only one.
+	Node string
 	// Service is the program on a node: a unit of systemd, a process, or one of
 	// which others start a process for each call: runc, or "path:" and a file's path.
 	Service string
@@ -20,6 +22,7 @@ type Target struct {
 // The kinds of targets.
 const (
 	KindDeployment = "deployment"
+	KindDaemonSet  = "daemonset"
 	KindNode       = "node"
 	KindLocal      = "local"
 )
@@ -27,11 +30,13 @@ const (
 var kindNames = map[string]string{
 	"deploy": KindDeployment, "deployment": KindDeployment, "deployments": KindDeployment,
 	"deployment.apps": KindDeployment, "deployments.apps": KindDeployment,
+	"ds": KindDaemonSet, "daemonset": KindDaemonSet, "daemonsets": KindDaemonSet,
+	"daemonset.apps": KindDaemonSet, "daemonsets.apps": KindDaemonSet,
 	"node": KindNode, "nodes": KindNode, "no": KindNode,
 }
 
-// ParseTarget reads a target as users write it: "deploy/NAME", "node/NAME:SERVICE" or
-// "local".
+// ParseTarget reads a target as users write it: "deploy/NAME", "ds/NAME@NODE",
+// "node/NAME:SERVICE" or "local".
 func ParseTarget(s string) (Target, error) {
 	if s == KindLocal {
 		return Target{Kind: KindLocal}, nil
@@ -40,10 +45,15 @@ func ParseTarget(s string) (Target, error) {
 	known := kindNames[strings.ToLower(kind)]
 	object, _, onNode := strings.Cut(name, ":"+pathPrefix)
 	if !ok || known == "" || name == "" || strings.Contains(object, "/") || onNode && known != KindNode {
-		return Target{}, fmt.Errorf("target %q is not something that can be debugged; write deploy/NAME, node/NAME:SERVICE or local", s)
+		return Target{}, fmt.Errorf("target %q is not something that can be debugged; write deploy/NAME, ds/NAME@NODE, node/NAME:SERVICE or local", s)
 	}
 	t := Target{Kind: known, Name: name}
-	if known == KindNode {
+	switch known {
+	case KindDaemonSet:
+		if t.Name, t.Node, ok = strings.Cut(name, "@"); t.Name == "" || ok && t.Node == "" {
+			return Target{}, fmt.Errorf("target %q does not tell the DaemonSet and the node; write ds/NAME@NODE", s)
+		}
+	case KindNode:
 		if t.Name, t.Service, _ = strings.Cut(name, ":"); t.Name == "" {
 			return Target{}, fmt.Errorf("target %q does not tell the node; write node/NAME:%s (kubectl get nodes has the names)", s, cmp.Or(t.Service, "kubelet"))
 		} else if file, is := strings.CutPrefix(t.Service, pathPrefix); is && (!path.IsAbs(file) || path.Clean(file) == "/") {
@@ -60,6 +70,11 @@ func (t Target) String() string {
 	switch t.Kind {
 	case KindDeployment:
 		return "deploy/" + t.Name
+	case KindDaemonSet:
+		if t.Node != "" {
+			return "ds/" + t.Name + "@" + t.Node
+		}
+		return "ds/" + t.Name
 	case KindNode:
 		return "node/" + t.Name + ":" + t.Service
 	}

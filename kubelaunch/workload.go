@@ -24,8 +24,8 @@ import (
 	"github.com/kubedelve/kubedelve/internal/tunnel"
 )
 
-// workload is the site of a session on a Deployment: one debug pod at a time, made from
-// the pod template and put in the place of the workload's pods. It is used by one
+// workload is the site of a session on a Deployment or DaemonSet: one debug pod at a time, made
+// from the pod template and put in the place of the workload's pods. It is used by one
 // goroutine at a time, but for what takeOver uses while that runs.
 type workload struct {
 	cluster *Cluster
@@ -56,23 +56,22 @@ func (w *workload) claim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	template := &p.deployment.Spec.Template
-	port, err := freePort(template)
+	port, err := freePort(p.template)
 	if err != nil {
 		return err
 	}
 	stop := 30 * time.Second
-	if s := template.Spec.TerminationGracePeriodSeconds; s != nil {
+	if s := p.template.Spec.TerminationGracePeriodSeconds; s != nil {
 		stop = time.Duration(*s) * time.Second
 	}
 	o.Progress("claiming " + p.Target.String())
 	w.journal, err = openJournal(ctx, w.cluster, secretName(p.Target), record{
-		Version: journalVersion, Session: id.session, Target: p.Target.String(), UID: p.deployment.UID,
+		Version: journalVersion, Session: id.session, Target: p.Target.String(), UID: p.object.GetUID(),
 		Container: p.Container, Owner: o.Owner, Created: time.Now().UTC().Truncate(time.Second),
 		Port: port, Client: id.client, Agent: id.agentPin,
 	}, agentapi.Config{
 		Session: id.session, Listen: fmt.Sprintf(":%d", port), Identity: id.agent, ClientPin: id.clientPin,
-		Ports: portsOf(template, p.Container),
+		Ports: portsOf(p.template, p.Container),
 		Grace: agentapi.Duration(o.Grace), TTL: agentapi.Duration(o.TTL),
 		// The kubelet's own clock runs as well.
 		Stop: agentapi.Duration(max(stop-routeDelay-2*time.Second, time.Second)), Drain: agentapi.Duration(min(routeDelay, stop/2)),
@@ -215,6 +214,14 @@ func (w *workload) put(ctx context.Context, stage func(string)) (link, error) {
 	if err := w.createPod(ctx, stage); err != nil {
 		return link{}, err
 	}
+	if w.placement.daemonSet == nil {
+		return w.reachFirst(ctx, stage)
+	}
+	return w.reachAndSucceed(ctx, stage)
+}
+
+// reachFirst waits for a new pod and connects to its agent.
+func (w *workload) reachFirst(ctx context.Context, stage func(string)) (link, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	comesUp := w.comesUp(stage, cancel)
@@ -231,7 +238,7 @@ func (w *workload) put(ctx context.Context, stage func(string)) (link, error) {
 // makeRoom ends the workload's pods first where pods can't run side by side.
 func (w *workload) makeRoom(ctx context.Context, stage func(string)) error {
 	p := w.placement
-	if !p.exclusive() {
+	if !p.exclusive() || p.daemonSet != nil { // that one is replaced later, see succeed
 		return nil
 	}
 	w.group.room.Lock()
@@ -264,18 +271,20 @@ func (w *workload) createPod(ctx context.Context, stage func(string)) error {
 			r.Pods++
 			number = r.Pods
 		}
-		name = podName(p.deployment.Name, r.Session, number)
+		name = podName(p.object.GetName(), r.Session, number)
 		r.Steps = append(r.Steps, step{Kind: stepPod, Pod: name, Replica: w.replica})
 	})
 	if err != nil {
 		return err
 	}
-	template := &p.deployment.Spec.Template
-	pod := debugPod(template, w.cluster.Namespace, podOptions{
+	pod := debugPod(p.template, w.cluster.Namespace, podOptions{
 		name: name, session: w.session, container: p.Container, secret: w.secret,
 		agentImage: o.AgentImage, pullPolicy: o.PullPolicy, platform: w.platform,
-		ports: portsOf(template, p.Container), command: w.command, keepReadiness: o.KeepReadiness,
+		ports: portsOf(p.template, p.Container), command: w.command, keepReadiness: o.KeepReadiness,
 	})
+	if p.daemonSet != nil {
+		p.hide(pod)
+	}
 	stage("starting pod " + name)
 	created, err := w.cluster.Client.CoreV1().Pods(pod.Namespace).Create(ctx, pod, metav1.CreateOptions{FieldManager: fieldManager})
 	if err != nil {
@@ -467,9 +476,9 @@ func (w *workload) replace(ctx context.Context, stage func(string)) (link, error
 	if err := w.retire(ctx, stage); err != nil {
 		return link{}, err
 	}
-	if p.replicaSet.UID != before.replicaSet.UID {
+	if p.revision != before.revision {
 		w.events.Tell(Event{Kind: KindNote, Text: fmt.Sprintf("%s has a new pod template (revision %s): the debug pod is made of that",
-			p.Target, p.deployment.Annotations[revision])})
+			p.Target, p.revision)})
 		if err := w.findCommand(ctx); err != nil {
 			w.placement = before // to find it again
 			return link{}, err

@@ -50,8 +50,9 @@ func newDebug(g *global) *cobra.Command {
 		Long: `Build a Go program for debugging and run it under Delve in the place of TARGET:
 
   deploy/NAME        a container of a Deployment
-  node/NAME:SERVICE  a program on a node: a unit of systemd, a process or a static
-                     pod, like node/n1:kubelet, node/n1:kube-scheduler
+  ds/NAME@NODE       a container of a DaemonSet, in its pod on one node
+  node/NAME:SERVICE  a program on a node: a unit of systemd, a process, a static pod
+                     or a DaemonSet's pod, like node/n1:kubelet, node/n1:kube-proxy
   node/NAME:runc     the calls that others make of a program, each a process of its
                      own: see --calls; also containerd-shim-runc-v2, docker-proxy,
                      and node/NAME:path:/opt/cni/bin/bridge for any other program

@@ -150,6 +150,10 @@ func (d *diagnosis) examine(ctx context.Context, r request, log logger) {
 		d.program(ctx, r, log)
 		return
 	}
+	if cluster, target, r, err = r.daemon(ctx, cluster, target); err != nil {
+		d.check("target", "", err)
+		return
+	}
 	d.targetAndProgram(ctx, cluster, target, r, log)
 }
 

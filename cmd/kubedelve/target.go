@@ -82,12 +82,22 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	if target.Kind == kubelaunch.KindLocal {
 		return startLocal(ctx, r, log, report)
 	}
-	if target.Kind == kubelaunch.KindNode {
+	if target.Kind == kubelaunch.KindNode && r.via.SSH() {
 		return startNode(ctx, target, r, log, report)
 	}
 	cluster, err := r.cluster()
 	if err != nil {
 		return nil, err
+	}
+	asked := target
+	if cluster, target, r, err = r.daemon(ctx, cluster, target); err != nil {
+		return nil, err
+	}
+	if target != asked {
+		report.Note(fmt.Sprintf("%s is in a pod of a DaemonSet: debugging %s in namespace %s", asked, target, cluster.Namespace))
+	}
+	if target.Kind == kubelaunch.KindNode {
+		return startNode(ctx, target, r, log, report)
 	}
 	report.Stage(fmt.Sprintf("finding %s in namespace %s", target, cluster.Namespace))
 	placement, err := kubelaunch.Resolve(ctx, cluster, target, r.container)
@@ -97,6 +107,7 @@ func start(ctx context.Context, r request, log logger, report reporter) (*launch
 	if err := placement.Check(ctx, r.options); err != nil {
 		return nil, err
 	}
+	r.stamp(placement.LDFlags())
 	node := placement.Platform // zero if it could not be read
 	if r.build.Platform, err = platformFor(r.build.Platform, node, r.target); err != nil {
 		return nil, err
@@ -122,15 +133,34 @@ func startNode(ctx context.Context, target kubelaunch.Target, r request, log log
 	if r.build.Platform, err = platformFor(r.build.Platform, node, r.target); err != nil {
 		return nil, err
 	}
-	if flags := placement.LDFlags(); flags != "" && r.build.LDFlags == "" && !hasFlag(r.build.Flags, "ldflags") {
-		r.build.LDFlags = flags // the user's own say it otherwise
-	}
+	r.stamp(placement.LDFlags())
 	l, binary, err := r.firstBuild(ctx, log, report)
 	if err != nil {
 		return nil, err
 	}
 	l.node, l.restoreFlag = node, placement.Via.Flag()
 	return l.begin(placement.Launch(ctx, binary, r.options))
+}
+
+// stamp gives the build flags of the linker, unless the user's own say it otherwise.
+func (r *request) stamp(flags string) {
+	if flags != "" && r.build.LDFlags == "" && !hasFlag(r.build.Flags, "ldflags") {
+		r.build.LDFlags = flags
+	}
+}
+
+// daemon returns what it was given, unless the target is a service of a node that is the container
+// of a DaemonSet's pod there: then that is the target.
+func (r request) daemon(ctx context.Context, c *kubelaunch.Cluster, target kubelaunch.Target) (*kubelaunch.Cluster, kubelaunch.Target, request, error) {
+	if target.Kind != kubelaunch.KindNode || target.IsCalls() {
+		return c, target, r, nil
+	}
+	in, daemon, container, err := kubelaunch.FindDaemon(ctx, c, target)
+	if err != nil || in == nil {
+		return c, target, r, err
+	}
+	r.target, r.container = daemon.String(), container
+	return in, daemon, r, nil
 }
 
 // findNode asks the node itself by ssh, or the cluster.

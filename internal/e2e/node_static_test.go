@@ -35,7 +35,7 @@ type staticSession struct {
 func TestIntegrationNodeStatic(t *testing.T) {
 	needNode(t)
 	// Before the tests that run side by side: they share the sources of Kubernetes.
-	if err := compile(controlPlane["etcd"], controlPlane["kube-apiserver"], controlPlane["kube-controller-manager"], controlPlane["kube-scheduler"]); err != nil {
+	if err := compile(controlPlane["etcd"], controlPlane["kube-apiserver"], controlPlane["kube-controller-manager"], controlPlane["kube-scheduler"], kubeProgram+"kube-proxy"); err != nil {
 		t.Fatal(err)
 	}
 	s := startNode(t, "node-static", "kubeadm")
@@ -60,6 +60,11 @@ func TestIntegrationNodeStatic(t *testing.T) {
 			a.back(t)
 		})
 		t.Run("ssh", a.bySSH)
+	})
+	t.Run("kube-proxy", func(t *testing.T) { // a DaemonSet, with kubeadm
+		d := s.daemonSet(t, "kube-proxy")
+		t.Run("breakpoints", d.proxy)
+		t.Run("kills", d.kills)
 	})
 	t.Run("etcd", func(t *testing.T) { s.static(t, "etcd", "direct").etcd(t) })
 }

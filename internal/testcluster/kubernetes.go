@@ -35,6 +35,7 @@ const (
 	AutoscalerSource  = "pkg/controller/podautoscaler/horizontal.go"
 	PodStrategySource = "pkg/registry/core/pod/strategy.go"
 	SchedulerSource   = "pkg/scheduler/schedule_one.go"
+	ProxierSource     = "pkg/proxy/nftables/proxier.go"
 )
 
 // Kubernetes waits until nobody else has the checkout, and brings it into its original state.
@@ -149,7 +150,7 @@ func (k *Kubernetes) copyModule(kube string) error {
 
 // reset takes edits back.
 func (k *Kubernetes) reset() error {
-	for _, name := range []string{KubeletSource, AutoscalerSource, PodStrategySource, SchedulerSource} {
+	for _, name := range []string{KubeletSource, AutoscalerSource, PodStrategySource, SchedulerSource, ProxierSource} {
 		text, err := os.ReadFile(filepath.Join(k.origin, name))
 		if err != nil {
 			return err
