@@ -59,7 +59,9 @@ func (s *daemonSession) debugged(args ...string) testcluster.Command {
 func (s *daemonSession) proxy(t *testing.T) {
 	path := s.kube.File(testcluster.ProxierSource)
 	const line = "proxier.OnServiceUpdate(nil, service)"
-	condition := func(name string) string { return fmt.Sprintf("service.ObjectMeta.Name == %q && proxier.ipFamily == %q", name, "IPv4") }
+	condition := func(name string) string {
+		return fmt.Sprintf("service.ObjectMeta.Name == %q && proxier.ipFamily == %q", name, "IPv4")
+	}
 	at := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (proxier *Proxier) OnServiceAdd(", line), Condition: condition("first")}
 	d, adapter := s.debug(t, testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv}, map[string]any{
 		"type": "kubedelve", "request": "launch", "name": s.name,
@@ -120,7 +122,9 @@ func (s *daemonSession) creates(t *testing.T, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Client.CoreV1().Services(s.namespace.Name).Delete(t.Context(), name, metav1.DeleteOptions{}) })
+	t.Cleanup(func() {
+		_ = s.Client.CoreV1().Services(s.namespace.Name).Delete(t.Context(), name, metav1.DeleteOptions{})
+	})
 	return service.Spec.ClusterIP
 }
 
