@@ -52,6 +52,9 @@ type marks struct {
 	mu   sync.Mutex // guards all below
 	all  []*mark
 	last int // id that was given
+	// early is what the server has said of its breakpoints before their ids were known; nil
+	// if nobody waits for such.
+	early map[int]dap.Breakpoint
 }
 
 func (b *marks) list() (all []mark) {
@@ -139,6 +142,7 @@ func (b *marks) set(ctx context.Context, s *session, path string) error {
 			functions = append(functions, dap.FunctionBreakpoint{Name: m.function, Condition: m.condition})
 		}
 	}
+	b.early = map[int]dap.Breakpoint{}
 	b.mu.Unlock()
 	var answer dap.SetBreakpointsResponseBody
 	var err error
@@ -149,14 +153,20 @@ func (b *marks) set(ctx context.Context, s *session, path string) error {
 			Source: dap.Source{Name: filepath.Base(path), Path: path}, Breakpoints: lines,
 		}, &answer)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	early := b.early
+	b.early = nil
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	for i, m := range of {
-		if i < len(answer.Breakpoints) {
-			m.at = answer.Breakpoints[i]
+		if i >= len(answer.Breakpoints) {
+			break
+		}
+		m.at = answer.Breakpoints[i]
+		if later, ok := early[m.at.Id]; ok && m.at.Id != 0 {
+			m.at = later
 		}
 	}
 	return nil
@@ -167,6 +177,9 @@ func (b *marks) set(ctx context.Context, s *session, path string) error {
 func (b *marks) update(now dap.Breakpoint) (_ mark, tell bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.early != nil {
+		b.early[now.Id] = now
+	}
 	for _, m := range b.all {
 		if m.at.Id != 0 && m.at.Id == now.Id {
 			was := m.at
@@ -202,7 +215,7 @@ func parseMark(text, current string) (mark, error) {
 	}
 	n, err := strconv.Atoi(line)
 	if err != nil {
-		if file != "" {
+		if file != "" && !strings.HasSuffix(file, ":") { // std::sort
 			return m, fmt.Errorf("%q is no line", line)
 		}
 		m.function = text

@@ -195,6 +195,73 @@ func TestAServerThatRestartsByItself(t *testing.T) {
 	}
 }
 
+// A server that does not restart the program, at once or after it has agreed, leaves it halted; a
+// pause that is never answered leaves Ctrl-C; and leaving takes the breakpoints away and lets what was
+// attached to go on.
+func TestAServerThatRefuses(t *testing.T) {
+	p := listen(t)
+	u := start(t, p.listener.Addr().String(), attach)
+	p.begins(`{"supportsRestartRequest": true, "supportsConfigurationDoneRequest": true, "supportsFunctionBreakpoints": true}`)
+	u.types("break std::sort")
+	m := p.takes("setFunctionBreakpoints")
+	p.answers(m, `{"breakpoints": [{"id": 7, "verified": false}]}`)
+	p.tells("breakpoint", `{"reason": "changed", "breakpoint": {"id": 7, "verified": true, "line": 4}}`)
+	u.sees("Breakpoint 1 set at std::sort")
+	u.types("continue")
+	p.refuses(p.takes("configurationDone"), `{}`)
+	u.sees("Command failed: short")
+	u.types("continue")
+	p.answers(p.takes("configurationDone"), `{}`)
+	stop := func() {
+		t.Helper()
+		p.tells("stopped", `{"reason": "pause", "threadId": 1}`)
+		p.answers(p.takes("stackTrace"), `{"stackFrames": [{"id": 1, "name": "f"}]}`)
+		u.sees("> [pause] f")
+	}
+	stop()
+	for _, agrees := range []bool{false, true} {
+		u.types("restart")
+		m := p.takes("restart")
+		if agrees {
+			p.answers(m, `{}`)
+		}
+		p.refuses(m, `{}`)
+		u.types("stack")
+		p.answers(p.takes("stackTrace"), `{"stackFrames": [{"id": 1, "name": "g"}]}`)
+		u.sees(" 0  g")
+	}
+	u.types("continue")
+	p.answers(p.takes("continue"), `{}`)
+	u.presses()
+	p.takes("pause") // and does not answer it
+	u.presses()
+	u.sees("interrupted")
+	u.sees(Prompt)
+	stop()
+	u.enters("exit")
+	p.answers(p.takes("setFunctionBreakpoints"), `{"breakpoints": []}`)
+	p.answers(p.takes("continue"), `{}`)
+	p.answers(p.takes("disconnect"), `{}`)
+	_ = p.conn.Close()
+	if err := u.ends(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever leaves before the program was let go lets what it was attached to go on.
+func TestLeavingBeforeTheProgramBegins(t *testing.T) {
+	p := listen(t)
+	u := start(t, p.listener.Addr().String(), attach)
+	p.begins(`{"supportsConfigurationDoneRequest": true}`)
+	u.types("exit")
+	p.answers(p.takes("configurationDone"), `{}`)
+	p.answers(p.takes("disconnect"), `{}`)
+	_ = p.conn.Close()
+	if err := u.ends(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whatever the user waits for, the end of the connection ends it, with a reason.
 func TestAConnectionThatEnds(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -203,6 +270,11 @@ func TestAConnectionThatEnds(t *testing.T) {
 	}{
 		"at once":     {func(p *peer, _ *user) { p.accept() }, errGone.Error()},
 		"at a prompt": {func(p *peer, u *user) { p.begins(`{}`); u.sees(Prompt) }, errGone.Error()},
+		"before it is configured": {func(p *peer, _ *user) {
+			p.accept()
+			p.answers(p.takes("initialize"), `{}`)
+			p.answers(p.takes("attach"), `{}`)
+		}, errGone.Error()},
 		"while it runs": {func(p *peer, u *user) {
 			p.begins(`{"supportsConfigurationDoneRequest": true}`)
 			u.types("continue")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,8 +190,8 @@ func (t *terminal) resume(ctx context.Context, request string) error {
 	defer t.rests()
 	if err := t.s.callWithin(ctx, request, map[string]any{"threadId": thread}, t.goOn); err != nil {
 		t.s.change(func() {
-			if t.s.phase == running { // as it was
-				t.s.phase = halted
+			if ctx.Err() == nil { // else it may have been let go
+				t.s.fails(halted)
 			}
 		})
 		return err
@@ -204,9 +205,12 @@ func (t *terminal) cmdRestart(ctx context.Context, _ string) error {
 		return errors.New("the program has not begun: continue")
 	}
 	if p != ended && t.s.can().SupportsRestartRequest {
-		t.s.change(t.s.resume)
+		t.s.change(t.s.restarts)
 		defer t.rests()
-		if err := t.s.call(ctx, "restart", map[string]any{"arguments": t.Configuration}, nil); err != nil {
+		if err := t.s.call(ctx, "restart", map[string]any{"arguments": t.again()}, nil); err != nil {
+			if ctx.Err() == nil {
+				t.s.change(t.s.stays)
+			}
 			return err
 		}
 		// Some want to be configured anew, and of some the program is gone.
@@ -225,7 +229,17 @@ func (t *terminal) cmdRestart(ctx context.Context, _ string) error {
 			return nil
 		}
 	}
-	return t.again(ctx)
+	return t.anew(ctx)
+}
+
+// again is the configuration for a restart. Delve builds a program again, and ends it if it has
+// not built it itself.
+func (t *terminal) again() map[string]any {
+	again := maps.Clone(t.Configuration)
+	if _, said := again["rebuild"]; !said && again["mode"] == "exec" {
+		again["rebuild"] = false
+	}
+	return again
 }
 
 // levels reads "-N" before other arguments.

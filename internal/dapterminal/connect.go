@@ -171,7 +171,7 @@ func (p *process) end(patience time.Duration) {
 
 // streams are those of a process.
 type streams struct {
-	io.Reader
+	io.ReadCloser
 	stdin io.WriteCloser
 	p     *process
 }
@@ -182,6 +182,7 @@ func (s *streams) Write(b []byte) (int, error) { return s.stdin.Write(b) }
 func (s *streams) Close() error {
 	err := s.stdin.Close()
 	s.p.end(endTime)
+	_ = s.ReadCloser.Close() // it may go on without us
 	return err
 }
 

@@ -51,13 +51,13 @@ func TestDelveFromABreakpointToTheEnd(t *testing.T) {
 	if err := u.ends(); err != nil {
 		t.Error(err)
 	}
-	// The protocol has a code for the program's end, which Delve tells in its words.
-	if !strings.Contains(u.all(), "3") {
+	if !strings.Contains(u.all(), "The program has exited with code 3.") {
 		t.Errorf("the exit code is not shown: %s", u.all())
 	}
 }
 
-// Delve's server serves one session, and knows no restart: the terminal starts another.
+// Delve restarts the program, as long as there is one: its server serves one session, and the
+// terminal starts another.
 func TestDelveRestartsWithItsBreakpoints(t *testing.T) {
 	adapter, configuration := delve(t)
 	u := start(t, adapter, configuration)
@@ -66,6 +66,9 @@ func TestDelveRestartsWithItsBreakpoints(t *testing.T) {
 	u.prints("the price is 6")
 	u.gets("restart", "> [Breakpoint 1] main.price")
 	u.prints("the price is 6")
+	if strings.Contains(u.all(), "restart failed") {
+		t.Errorf("Delve did not restart it: %s", u.all())
+	}
 	u.gets("print o.Count", "2\n")
 	u.gets("clearall", "Breakpoint 1 cleared")
 	u.gets("c", "The program has ended")

@@ -20,12 +20,16 @@ const patience = 60 * time.Second
 
 // programs are what the tests build.
 type programs struct {
-	dir, delve, program string
+	delve, program string
 }
+
+// scratch is where they are; empty if there are none.
+var scratch string
 
 var build = sync.OnceValues(func() (programs, error) {
 	dir, err := os.MkdirTemp("", "dapterminal")
-	p := programs{dir, filepath.Join(dir, "delve"), filepath.Join(dir, "program")}
+	scratch = dir
+	p := programs{filepath.Join(dir, "delve"), filepath.Join(dir, "program")}
 	for name, flags := range map[string][]string{"delve": nil, "program": {"-gcflags=all=-N -l"}} {
 		if err != nil {
 			break
@@ -42,8 +46,8 @@ var build = sync.OnceValues(func() (programs, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if p, _ := build(); p.dir != "" {
-		_ = os.RemoveAll(p.dir)
+	if scratch != "" {
+		_ = os.RemoveAll(scratch)
 	}
 	os.Exit(code)
 }

@@ -16,6 +16,9 @@ type Keyboard struct {
 	history string // a file
 }
 
+// maxHistory is what the line editor can read back: a longer line, and all after it, is lost.
+const maxHistory = 4096
+
 // OpenKeyboard takes the terminal. What was typed in earlier ones is in the file, if that
 // is named.
 func OpenKeyboard(history string) (*Keyboard, error) {
@@ -29,8 +32,8 @@ func OpenKeyboard(history string) (*Keyboard, error) {
 		return k, nil
 	}
 	if err == nil {
-		_, err = k.ReadHistory(f)
-		err = errors.Join(err, f.Close())
+		_, _ = k.ReadHistory(f) // what can't be read is no reason to debug nothing
+		err = f.Close()
 	}
 	if err != nil {
 		return nil, errors.Join(err, k.State.Close())
@@ -41,7 +44,7 @@ func OpenKeyboard(history string) (*Keyboard, error) {
 // Prompt implements [Lines].
 func (k *Keyboard) Prompt(prompt string) (string, error) {
 	line, err := k.State.Prompt(prompt)
-	if err == nil && line != "" {
+	if err == nil && line != "" && len(line) < maxHistory {
 		k.AppendHistory(line)
 	}
 	return line, err

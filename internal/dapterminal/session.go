@@ -43,6 +43,7 @@ type session struct {
 	frames       []dap.StackFrame     // of that thread; nil if nobody has asked yet
 	frame        int                  // of frames
 	leaving      bool                 // disconnect was sent
+	restarting   bool                 // it was halted when it was asked to restart
 	marked       func(dap.Breakpoint) // told of breakpoints that have changed; must not wait
 }
 
@@ -56,7 +57,12 @@ func open(ctx context.Context, c *Connector, config map[string]any, out *output,
 		return nil, err
 	}
 	s := &session{config: config, out: out, launched: make(chan struct{}), changed: make(chan struct{}), marked: marked}
-	s.client = newClient(conn, s.take, func(command string, err error) { out.say("%s failed: %v", command, err) })
+	s.client = newClient(conn, s.take, func(command string, err error) {
+		out.say("%s failed: %v", command, err)
+		if command == "restart" { // Delve agrees first
+			s.change(s.stays)
+		}
+	})
 	defer func() {
 		if err != nil {
 			_ = s.conn.Close()
@@ -97,6 +103,12 @@ func (s *session) ready(ctx context.Context) error {
 				return s.launchErr
 			}
 			launched = nil
+		case <-s.stopped:
+			<-s.launched // its answer may be the last thing that came
+			if s.launchErr != nil {
+				return s.launchErr
+			}
+			return s.reason()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -132,7 +144,7 @@ func (s *session) take(name string, raw json.RawMessage) {
 	case "initialized":
 		s.change(func() {
 			if s.phase != ended { // anew when the server has restarted the program
-				s.phase, s.untold = configuring, false
+				s.phase, s.untold, s.restarting = configuring, false, false
 			}
 		})
 	case "stopped":
@@ -145,7 +157,7 @@ func (s *session) take(name string, raw json.RawMessage) {
 	case "terminated":
 		s.change(func() {
 			if s.phase != ended {
-				s.phase, s.untold = ended, true
+				s.phase, s.untold, s.restarting = ended, true, false
 				s.news++
 			}
 		})
@@ -170,7 +182,7 @@ func (s *session) halt(stop dap.StoppedEventBody) {
 	if s.phase == ended {
 		return
 	}
-	s.phase, s.stop, s.untold = halted, stop, true
+	s.phase, s.stop, s.untold, s.restarting = halted, stop, true, false
 	s.news++
 	s.frames, s.frame = nil, 0
 	if stop.ThreadId != 0 {
@@ -183,6 +195,20 @@ func (s *session) resume() {
 	if s.phase == halted {
 		s.phase, s.untold, s.frames = running, false, nil
 	}
+}
+
+// restarts is called by change.
+func (s *session) restarts() {
+	s.restarting = s.phase == halted
+	s.resume()
+}
+
+// stays is called by change: the server has not restarted the program.
+func (s *session) stays() {
+	if s.restarting && s.phase == running {
+		s.phase = halted
+	}
+	s.restarting = false
 }
 
 // configured ends the configuration phase: the program begins. What lets it begin is done
@@ -206,14 +232,27 @@ func (s *session) configured(ctx context.Context, within func(begin func() error
 	})
 	if s.can().SupportsConfigurationDoneRequest {
 		if err := s.callWithin(ctx, "configurationDone", struct{}{}, within); err != nil {
+			if ctx.Err() == nil {
+				s.change(func() { s.fails(configuring) })
+			}
 			return err
 		}
 	}
 	select {
 	case <-s.launched:
+		if s.launchErr != nil {
+			s.change(func() { s.fails(ended) })
+		}
 		return s.launchErr
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// fails is called by change: a program that was to run does not.
+func (s *session) fails(to phase) {
+	if s.phase == running {
+		s.phase = to
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,9 @@ const Prompt = "(dap) "
 // leaveTime is how long a server has to say farewell, when it is one that others have
 // started.
 const leaveTime = 5 * time.Second
+
+// completionTime is how long a server has to find what a line may become.
+const completionTime = 2 * time.Second
 
 // Lines is where the user types, like a liner.State.
 type Lines interface {
@@ -72,7 +76,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	err = t.do(ctx, t.begin)
 	if err == nil {
 		t.out.say("Type \"help\" for a list of commands. Set breakpoints; \"continue\" lets the program begin.")
-		o.Lines.SetCompleter(func(line string) []string { return t.complete(ctx, line) })
+		o.Lines.SetCompleter(func(line string) []string {
+			ctx, cancel := context.WithTimeout(ctx, completionTime) // no Ctrl-C ends it
+			defer cancel()
+			return t.complete(ctx, line)
+		})
 		err = t.prompt(ctx)
 	}
 	switch {
@@ -96,8 +104,8 @@ func (t *terminal) begin(ctx context.Context) error {
 	return s.ready(ctx)
 }
 
-// again is restart with a new session.
-func (t *terminal) again(ctx context.Context) error {
+// anew is restart with a new session.
+func (t *terminal) anew(ctx context.Context) error {
 	farewell, done := t.farewell(ctx)
 	defer done()
 	_ = t.s.leave(farewell, true) // whatever that says, the next one is new
@@ -117,9 +125,13 @@ func (t *terminal) leave(ctx context.Context) error {
 	ctx, done := t.farewell(ctx)
 	defer done()
 	p, _ := t.s.now()
-	if !t.s.launches() && (p == halted || p == running) {
+	if !t.s.launches() && (p == configuring || p == halted || p == running) {
 		for _, m := range t.marks.list() {
 			_ = t.marks.remove(ctx, t.s, m.id)
+		}
+		if p == configuring { // for which it may have been halted
+			_ = t.s.configured(ctx, func(begin func() error) error { return begin() })
+			p, _ = t.s.now()
 		}
 		if p == halted {
 			t.s.mu.Lock()
@@ -150,15 +162,39 @@ func (t *terminal) close(ctx context.Context) error {
 	case <-t.s.stopped:
 	case <-ctx.Done():
 	}
-	return t.s.conn.Close()
+	err := t.s.conn.Close()
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) { // no other session came after it
+		return nil
+	}
+	return err
+}
+
+// typed is a line, or why there is none.
+type typed struct {
+	line string
+	err  error
+}
+
+// next waits for a line. It fails when the connection ends though the program has not, or ctx does.
+func (t *terminal) next(ctx context.Context, lines <-chan typed) (typed, error) {
+	gone := t.s.stopped
+	for {
+		select {
+		case in := <-lines:
+			return in, nil
+		case <-gone:
+			if p, _ := t.s.now(); p != ended {
+				return typed{}, t.s.reason()
+			}
+			gone = nil // there may be another session yet
+		case <-ctx.Done():
+			return typed{}, context.Canceled
+		}
+	}
 }
 
 // prompt takes lines until the user leaves, ctx ends or the connection does.
 func (t *terminal) prompt(ctx context.Context) error {
-	type typed struct {
-		line string
-		err  error
-	}
 	ask, lines := make(chan struct{}), make(chan typed)
 	defer close(ask)
 	done := make(chan struct{})
@@ -176,17 +212,9 @@ func (t *terminal) prompt(ctx context.Context) error {
 	last := ""
 	for {
 		ask <- struct{}{}
-		gone := t.s.stopped
-		if p, _ := t.s.now(); p == ended {
-			gone = nil // there may be another session yet
-		}
-		var in typed
-		select {
-		case in = <-lines:
-		case <-gone:
-			return t.s.reason()
-		case <-ctx.Done():
-			return context.Canceled
+		in, err := t.next(ctx, lines)
+		if err != nil {
+			return err
 		}
 		if errors.Is(in.err, io.EOF) {
 			return errLeave
@@ -200,7 +228,7 @@ func (t *terminal) prompt(ctx context.Context) error {
 		if last = in.line; last == "" {
 			continue
 		}
-		err := t.do(ctx, func(ctx context.Context) error { return t.execute(ctx, last) })
+		err = t.do(ctx, func(ctx context.Context) error { return t.execute(ctx, last) })
 		switch {
 		case errors.Is(err, errLeave):
 			return err
@@ -232,6 +260,8 @@ func (t *terminal) do(ctx context.Context, f func(context.Context) error) error 
 // interrupts takes Ctrl-C: it halts the program that is being waited for, and a second
 // one, or one at any other time, ends what is being done.
 func (t *terminal) interrupts(over context.Context) {
+	var pauses sync.WaitGroup
+	defer pauses.Wait()
 	for {
 		select {
 		case <-t.Interrupts:
@@ -244,9 +274,11 @@ func (t *terminal) interrupts(over context.Context) {
 		t.mu.Unlock()
 		switch {
 		case waiting != nil && first:
-			if err := waiting.pause(over); err != nil {
-				t.out.say("The program can't be halted: %v", err)
-			}
+			pauses.Go(func() { // ends with the answer, the connection or Run
+				if err := waiting.pause(over); err != nil && over.Err() == nil {
+					t.out.say("The program can't be halted: %v", err)
+				}
+			})
 		case cancel != nil:
 			cancel()
 		}
@@ -329,7 +361,12 @@ func (t *terminal) tell(s *session) {
 		select {
 		case <-changed:
 		case <-s.stopped:
-			return
+			s.mu.Lock()
+			told := !s.untold // both may have come at once
+			s.mu.Unlock()
+			if told {
+				return
+			}
 		}
 	}
 }
