@@ -40,13 +40,13 @@ func (f *dapFlags) check(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("--dap takes no target: what is debugged is in --config, not %q", args)
 	}
 	var others []string
-	cmd.LocalNonPersistentFlags().VisitAll(func(flag *pflag.Flag) {
-		if flag.Changed && flag.Name != "dap" && flag.Name != "config" {
+	cmd.Flags().Visit(func(flag *pflag.Flag) { // those of all commands, too
+		if flag.Name != "dap" && flag.Name != "config" {
 			others = append(others, "--"+flag.Name)
 		}
 	})
 	if len(others) > 0 {
-		return fmt.Errorf("%s: with --dap all is in --config", strings.Join(others, ", "))
+		return fmt.Errorf("%s: with --dap all is in --config, or in the adapter's own command line", strings.Join(others, ", "))
 	}
 	return nil
 }

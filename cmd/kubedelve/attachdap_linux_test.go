@@ -95,6 +95,7 @@ func TestWhatATerminalForADebugAdapterRefuses(t *testing.T) {
 		"a target":             {[]string{"--dap", "127.0.0.1:1", "deploy/web"}, "--dap takes no target"},
 		"other flags":          {[]string{"--dap", "127.0.0.1:1", "--program", "."}, "--program: with --dap all is in --config"},
 		"only a configuration": {[]string{"--config", "{}"}, "--config takes --dap"},
+		"flags of all":         {[]string{"--dap", "127.0.0.1:1", "--context", "c"}, "--context: with --dap all is in --config"},
 		"no JSON":              {[]string{"--dap", "127.0.0.1:1", "--config", "{"}, "that is no JSON object"},
 		"no file":              {[]string{"--dap", "127.0.0.1:1", "--config", "nowhere.json"}, "it is taken for a file"},
 		"no adapter":           {[]string{"--dap", ":1"}, "write HOST:PORT"},

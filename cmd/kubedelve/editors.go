@@ -34,13 +34,14 @@ type launchConfig struct {
 }
 
 type launchTarget struct {
-	Name      string `json:"name"`
-	Namespace string `json:"namespace,omitempty"`
-	Context   string `json:"context,omitempty"`
+	Name       string `json:"name"`
+	Namespace  string `json:"namespace,omitempty"`
+	Context    string `json:"context,omitempty"`
+	Kubeconfig string `json:"kubeconfig,omitempty"`
 }
 
 func (d debugging) launch(workspace string) launchConfig {
-	return launchConfig{Request: "launch", Target: launchTarget{d.target, d.namespace, d.context}, Program: d.below(workspace)}
+	return launchConfig{Request: "launch", Target: launchTarget{d.target, d.namespace, d.context, d.kubeconfig}, Program: d.below(workspace)}
 }
 
 func indented(v any) string {
@@ -105,7 +106,7 @@ table.insert(dap.configurations.go, {
 
 // more are the members besides the name that say something.
 func (t launchTarget) more() (members [][2]string) {
-	for _, m := range [][2]string{{"namespace", t.Namespace}, {"context", t.Context}} {
+	for _, m := range [][2]string{{"namespace", t.Namespace}, {"context", t.Context}, {"kubeconfig", t.Kubeconfig}} {
 		if m[1] != "" {
 			members = append(members, m)
 		}

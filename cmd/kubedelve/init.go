@@ -29,6 +29,7 @@ type editorSetup struct {
 // debugging is one thing to debug.
 type debugging struct {
 	target, namespace, context string
+	kubeconfig                 string // a file's absolute path, if it was named
 	program                    string // as it is written in the project's folder: "./cmd/web"
 }
 
@@ -42,6 +43,9 @@ func (d debugging) command() string {
 	}
 	if d.context != "" {
 		words = append(words, "--context", d.context)
+	}
+	if d.kubeconfig != "" {
+		words = append(words, "--kubeconfig", d.kubeconfig)
 	}
 	return strings.Join(append(words, "--program", d.program), " ")
 }
@@ -78,10 +82,11 @@ puts it into the project's file, if there is none yet. See docs/editors.md.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target := ""
 			if len(args) == 2 {
-				if _, err := kubelaunch.ParseTarget(args[1]); err != nil {
+				parsed, err := kubelaunch.ParseTarget(args[1])
+				if err != nil {
 					return usagef(cmd, "%w", err)
 				}
-				target = args[1]
+				target = parsed.String() // as the list of workloads has it
 			}
 			found, err := g.debuggable(cmd, target, program)
 			if err != nil {
@@ -107,6 +112,9 @@ func editorNames() []string { return slices.Sorted(maps.Keys(editors())) }
 // debuggable finds what can be debugged of this folder's programs.
 func (g *global) debuggable(cmd *cobra.Command, target, program string) ([]debugging, error) {
 	template := debugging{target: target, context: *g.kube.Context, namespace: *g.kube.Namespace}
+	if file := *g.kube.KubeConfig; file != "" {
+		template.kubeconfig = absolute(file)
+	}
 	if target == kubelaunch.KindLocal && program == "" {
 		program = "."
 	}

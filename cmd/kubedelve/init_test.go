@@ -59,7 +59,7 @@ func TestInitPrintsWhatEachEditorReads(t *testing.T) {
 // What is printed for VS Code is a launch configuration as dapserver reads it.
 func TestInitWritesALaunchConfiguration(t *testing.T) {
 	t.Chdir(t.TempDir())
-	code, stdout, stderr := runIn(t, nil, "init", "vscode", "node/n1:kubelet", "--context", "c", "--program", "./cmd/kubelet")
+	code, stdout, stderr := runIn(t, nil, "init", "vscode", "nodes/n1:kubelet", "--context", "c", "--kubeconfig", "/k", "--program", "./cmd/kubelet")
 	var file struct{ Configurations []json.RawMessage }
 	if err := json.Unmarshal([]byte(stdout), &file); err != nil || code != exitOK || len(file.Configurations) != 1 {
 		t.Fatalf("exit code %d, %v: %s%s", code, err, stdout, stderr)
@@ -69,7 +69,7 @@ func TestInitWritesALaunchConfiguration(t *testing.T) {
 	if err := decoder.Decode(&cfg); err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Request != "launch" || cfg.Target.Name != "node/n1:kubelet" || cfg.Target.Context != "c" || cfg.Target.Namespace != "" || cfg.Program != "${workspaceFolder}/cmd/kubelet" {
+	if cfg.Request != "launch" || cfg.Target.Name != "node/n1:kubelet" || cfg.Target.Context != "c" || cfg.Target.Kubeconfig != "/k" || cfg.Target.Namespace != "" || cfg.Program != "${workspaceFolder}/cmd/kubelet" {
 		t.Errorf("got %+v", cfg)
 	}
 }
