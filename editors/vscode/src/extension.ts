@@ -32,7 +32,11 @@ export function activate(context: vscode.ExtensionContext): void {
         log,
         vscode.debug.registerDebugAdapterDescriptorFactory(type, new AdapterFactory(locator, logs)),
         vscode.debug.registerDebugConfigurationProvider(type, provider, vscode.DebugConfigurationProviderTriggerKind.Initial),
-        vscode.debug.registerDebugConfigurationProvider(type, provider, vscode.DebugConfigurationProviderTriggerKind.Dynamic),
+        vscode.debug.registerDebugConfigurationProvider(
+            type,
+            { provideDebugConfigurations: () => provider.provideDebugConfigurations() }, // what resolves is called of each one that is registered
+            vscode.DebugConfigurationProviderTriggerKind.Dynamic,
+        ),
         vscode.window.registerTreeDataProvider('kubedelve.targets', targets),
         sessionsTree,
         new StatusBar(type),

@@ -54,7 +54,7 @@ export class SessionsView implements vscode.TreeDataProvider<Found> {
     async list(program: Kubedelve): Promise<Found[]> {
         const { current, contexts } = await program.contexts({});
         const wanted = contexts.filter(c => c.name === current || this.contexts.has(c.name));
-        return (await Promise.all(wanted.map(async ({ name, namespace }) => {
+        const found = await Promise.allSettled(wanted.map(async ({ name, namespace }) => {
             const sessions = await program.sessions({ context: name }).catch((error: unknown) => {
                 if (error instanceof CommandError) {
                     return program.sessions({ context: name, namespace }); // who may not see all may see this
@@ -62,7 +62,12 @@ export class SessionsView implements vscode.TreeDataProvider<Found> {
                 throw error;
             });
             return sessions.map(session => ({ context: name, session }));
-        }))).flat();
+        }));
+        const failed = found.find(answer => answer.status === 'rejected');
+        if (failed !== undefined && found.every(answer => answer.status === 'rejected')) {
+            throw failed.reason; // a cluster that does not answer hides no other's
+        }
+        return found.flatMap(answer => answer.status === 'fulfilled' ? answer.value : []);
     }
 }
 

@@ -12,9 +12,14 @@ export class Workbench {
 
     static async open(url: string, folder: string, profile: string, shots: string): Promise<Workbench> {
         const workbench = await Workbench.start(profile, folder, shots);
-        await workbench.page.goto(`${url}/?folder=${encodeURIComponent(folder)}`);
-        await workbench.page.locator('.explorer-folders-view .monaco-list-row').first().waitFor();
-        return workbench;
+        try {
+            await workbench.page.goto(`${url}/?folder=${encodeURIComponent(folder)}`);
+            await workbench.page.locator('.explorer-folders-view .monaco-list-row').first().waitFor();
+            return workbench;
+        } catch (error) {
+            await workbench.close();
+            throw error;
+        }
     }
 
     /** Starts a browser with an empty page. */

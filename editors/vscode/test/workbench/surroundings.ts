@@ -5,7 +5,7 @@ import { mkdir } from 'node:fs/promises';
 import * as path from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
-import { Workbench } from './page';
+import { Workbench, patience } from './page';
 import { Server } from './server';
 
 export function setting(name: string): string {
@@ -65,15 +65,18 @@ export async function hold(target: string, program: string, ...more: string[]): 
     const args = ['debug', target, '-n', setting('NAMESPACE'), '--program', program, '--listen', '127.0.0.1:0', '-o', 'json', ...more];
     const child = spawn(setting('PROGRAM'), args, { cwd: setting('WORKSPACE'), stdio: ['ignore', 'pipe', 'inherit'] });
     const end = (): Promise<void> => endOf(child);
+    const late = setTimeout(() => child.kill('SIGINT'), patience); // its output ends, and with it the loop
     let address = '';
     for await (const line of createInterface(child.stdout)) {
         const event = JSON.parse(line) as { event: string; listen?: string };
         address = event.listen ?? address;
         if (event.event === 'serving') {
+            clearTimeout(late);
             child.stdout.resume(); // what comes later is nobody's
             return { address, end };
         }
     }
+    clearTimeout(late);
     await end();
     throw new Error(`kubedelve ${args.join(' ')} has ended`);
 }

@@ -18,9 +18,12 @@ suite('commands', function () {
         await workbench.expand('Targets', 'deploy/middle');
     });
     suiteTeardown(async () => {
-        await workbench.shot('commands-end');
-        await held?.end();
-        await close();
+        try {
+            await workbench.shot('commands-end');
+        } finally {
+            await held?.end();
+            await close();
+        }
     });
 
     test('doctor, from the menu of a workload, asks for the container and says what it found', async () => {
