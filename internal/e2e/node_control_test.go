@@ -61,24 +61,10 @@ func (s *staticSession) apiServer(t *testing.T, halt time.Duration) {
 		t.Fatal(err)
 	}
 
-	t.Log("one line is added and saved")
-	saved := time.Now()
-	if err := editor.Edit(path, editor.InPlace, func(text string) string {
-		return strings.Replace(text, line, `pod.Annotations = map[string]string{"added": "a line more"}`+"\n\t"+line, 1)
-	}); err != nil {
-		t.Fatal(err)
-	}
 	at.Line, at.Condition = at.Line+1, condition("second")
-	if err := d.Mark(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.AwaitVerified(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("from the save to an API server that runs: %.1f s", time.Since(saved).Seconds())
+	saves(t, d, at, func(text string) string {
+		return strings.Replace(text, line, `pod.Annotations = map[string]string{"added": "a line more"}`+"\n\t"+line, 1)
+	})
 	s.fineAgain(t)
 	created = s.creates(t, "second")
 	objectAtBreakpoint(t, d, at, "PrepareForCreate", "pod", "second")
@@ -121,20 +107,12 @@ func (s *staticSession) creates(t *testing.T, name string) <-chan error {
 
 // The API server by ssh: no cluster is asked for anything.
 func (s *staticSession) bySSH(t *testing.T) {
-	server, err := s.ServeSSH(t.TempDir())
-	if err != nil {
-		t.Skip(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	env := s.servesSSH(t)
 	ssh := *s
 	ssh.via = "ssh:" + testcluster.SSHHost
 	begin := func(args ...string) testcluster.Command {
 		command := ssh.debugged(args...)
-		command.Env = append(command.Env, server.Env...)
+		command.Env = append(command.Env, env...)
 		command.Kubeconfig = "/nonexistent"
 		return command
 	}

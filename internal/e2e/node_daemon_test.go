@@ -75,24 +75,10 @@ func (s *daemonSession) proxy(t *testing.T) {
 	}
 	s.awaitRule(t, address)
 
-	t.Log("one line is added and saved")
-	saved := time.Now()
-	if err := editor.Edit(path, editor.InPlace, func(text string) string {
-		return strings.Replace(text, line, `proxier.logger.Info("a line more for " + service.Name)`+"\n\t"+line, 1)
-	}); err != nil {
-		t.Fatal(err)
-	}
 	at.Line, at.Condition = at.Line+1, condition("second")
-	if err := d.Mark(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.AwaitVerified(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("from the save to a kube-proxy that runs: %.1f s", time.Since(saved).Seconds())
+	saves(t, d, at, func(text string) string {
+		return strings.Replace(text, line, `proxier.logger.Info("a line more for " + service.Name)`+"\n\t"+line, 1)
+	})
 	address = s.creates(t, "second")
 	objectAtBreakpoint(t, d, at, "OnServiceAdd", "service", "second")
 	if err := d.Continue(within(t)); err != nil {
@@ -122,9 +108,6 @@ func (s *daemonSession) creates(t *testing.T, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = s.Client.CoreV1().Services(s.namespace.Name).Delete(t.Context(), name, metav1.DeleteOptions{})
-	})
 	return service.Spec.ClusterIP
 }
 

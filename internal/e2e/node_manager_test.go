@@ -56,25 +56,11 @@ func (s *staticSession) autoscaler(t *testing.T, halt time.Duration) {
 	s.leads(t, leader, 20*time.Second)
 	s.fine(t)
 
-	t.Log("one line is added and saved")
 	container := s.container(t)
-	saved := time.Now()
-	if err := editor.Edit(path, editor.InPlace, func(text string) string {
-		return strings.Replace(text, line, `klog.Infof("a line more for %s", hpa.Name)`+"\n\t"+line, 1)
-	}); err != nil {
-		t.Fatal(err)
-	}
 	at.Line++
-	if err := d.Mark(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.AwaitVerified(within(t), at); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("from the save to a controller manager that runs: %.1f s", time.Since(saved).Seconds())
+	saves(t, d, at, func(text string) string {
+		return strings.Replace(text, line, `klog.Infof("a line more for %s", hpa.Name)`+"\n\t"+line, 1)
+	})
 	objectAtBreakpoint(t, d, at, "reconcileAutoscaler", "hpa", "back")
 	if err := d.Continue(within(t)); err != nil {
 		t.Fatal(err)

@@ -307,25 +307,11 @@ func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 	// call itself NotReady until it has looked again.
 	s.fineAgain(t)
 
-	t.Log("one line is added and saved")
-	saved := time.Now()
-	if err := editor.Edit(path, editor.InPlace, func(text string) string {
+	additions.Line++
+	saves(t, d, additions, func(text string) string {
 		// println would write word by word, with other lines in between.
 		return strings.Replace(text, add, `fmt.Fprintf(os.Stderr, "a line more for %s\n", pod.Name)`+"\n\t\t"+add, 1)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	additions.Line++
-	if err := d.Mark(within(t), additions); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.AwaitVerified(within(t), additions); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("from the save to a kubelet that runs: %.1f s", time.Since(saved).Seconds())
+	})
 	if err := s.namespace.CreatePod(within(t), "second", "middle"); err != nil {
 		t.Fatal(err)
 	}
@@ -546,4 +532,25 @@ func TestIntegrationNodeUnit(t *testing.T) {
 		t.Run("kills", func(t *testing.T) { s.kills(t, map[string][]string{"agent": {"stand-in"}}) })
 		t.Run("killed client", func(t *testing.T) { s.killedClient(t, s.kubelet, "ready") })
 	})
+}
+
+// saves changes a file in the editor and waits until the component is swapped for what is built
+// of it, and the breakpoint, where it is now, is set.
+func saves(t *testing.T, d *editor.Debugger, at editor.Breakpoint, change func(text string) string) {
+	t.Helper()
+	t.Log("one line is added and saved")
+	saved := time.Now()
+	if err := editor.Edit(at.Path, editor.InPlace, change); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Mark(within(t), at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.AwaitOutput(withinBuild(t), "swapped in "); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.AwaitVerified(within(t), at); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("from the save to the new one that runs: %.1f s", time.Since(saved).Seconds())
 }

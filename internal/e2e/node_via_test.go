@@ -27,16 +27,7 @@ func (s *nodeSession) via(t *testing.T, via string) {
 	s.startUnit(t, "Type=notify\n")
 	var env []string
 	if via != "direct" {
-		server, err := s.ServeSSH(t.TempDir())
-		if err != nil {
-			t.Skip(err)
-		}
-		t.Cleanup(func() {
-			if err := server.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		env = server.Env
+		env = s.servesSSH(t)
 	}
 	begin := func(args ...string) testcluster.Command {
 		command := s.ticker(append(args, "--node-via", via)...)
@@ -96,4 +87,20 @@ func (s *nodeSession) listed(t *testing.T, via string, env []string) {
 	if err != nil || len(list) != 1 || list[0].Target != s.ticker().Args[0] {
 		t.Errorf("the sessions on the node are %s, %v", result.Stdout, err)
 	}
+}
+
+// servesSSH has the node take users by ssh until the test ends. It returns what their
+// environment has to have.
+func (s *nodeSession) servesSSH(t *testing.T) []string {
+	t.Helper()
+	server, err := s.ServeSSH(t.TempDir())
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server.Env
 }

@@ -64,13 +64,7 @@ func TestIntegrationNodeOneShotCNI(t *testing.T) {
 	if stops := strings.Count(d.Output(), "stopped: bridge ADD (process"); stops != 1 {
 		t.Errorf("%d calls were debugged:\n%s", stops, d.Output())
 	}
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
-	_ = d.Close()
-	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
-		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
-	}
+	leave(t, d, adapter)
 	if now := onNode(); now != before {
 		t.Errorf("the plugin on the node:\n%s\nit was:\n%s", now, before)
 	}

@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,13 +149,7 @@ func TestIntegrationNodeOneShotInit(t *testing.T) {
 	if r := <-ran; r.err != nil || r.code != 42 || r.stdout != "said\n" {
 		t.Errorf("the command said %q and ended with %d, %v", r.stdout, r.code, r.err)
 	}
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
-	_ = d.Close()
-	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
-		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
-	}
+	leave(t, d, adapter)
 	if now := runcOnNode(t); now != before {
 		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
 	}
@@ -227,13 +223,7 @@ func TestIntegrationNodeOneShotInitFaults(t *testing.T) {
 
 	t.Log("the session is ended: the init goes on")
 	halt(d, "session-ended")
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
-	_ = d.Close()
-	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
-		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
-	}
+	leave(t, d, adapter)
 	runs("session-ended")
 	restored()
 
@@ -250,4 +240,78 @@ func TestIntegrationNodeOneShotInitFaults(t *testing.T) {
 		t.Error(err, result.Stderr)
 	}
 	restored()
+}
+
+// An init in a user namespace stops, too: it is not root on the node.
+func TestIntegrationNodeOneShotUserNamespace(t *testing.T) {
+	namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	before := runcOnNode(t)
+	const id, bundle = "kubedelve-userns", "/run/kubedelve-userns"
+	node := func(script string, args ...string) string {
+		t.Helper()
+		out, err := cluster.InNode(within(t), append([]string{"sh", "-ec", script, "sh"}, args...)...)
+		if err != nil {
+			t.Fatal(err, out)
+		}
+		return out
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, _ = cluster.InNode(ctx, "sh", "-c", "runc delete --force "+id+"; rm -rf "+bundle)
+	})
+	spec := node(`mkdir -p "$1/rootfs/usr" && cd "$1" && runc spec >&2 && ln -s usr/bin usr/lib usr/lib64 rootfs && chown -hR 100000:100000 rootfs && cat config.json`, bundle)
+	node(`printf %s "$2" > "$1/config.json"`, bundle, inUserNamespace(t, spec, "id -u; cat /proc/self/uid_map; exit 42"))
+
+	standard := runcBreakpoint(t, "standard_init_linux.go", "func (l *linuxStandardInit) Init(", "if !l.config.Config.NoNewKeyring")
+	d, adapter := callsOf(t, "node/node1:runc", "command=init,id="+id, "github.com/opencontainers/runc", "")
+	if err := d.Mark(within(t), standard); err != nil {
+		t.Fatal(err)
+	}
+	armed(t, d)
+	ran := make(chan string, 1)
+	ctx := withinBuild(t)
+	go func() { // ends with the container
+		out, err := cluster.InNode(ctx, "sh", "-c", "runc run --bundle "+bundle+" "+id+"; echo code $?")
+		if err != nil {
+			out += err.Error()
+		}
+		ran <- out
+	}()
+	stopsAt(t, d, standard, "linuxStandardInit).Init", "l")
+	goesOn(t, d)
+	if out := strings.Fields(<-ran); !slices.Equal(out, []string{"0", "0", "100000", "65536", "code", "42"}) {
+		t.Errorf("the container says %q", out)
+	}
+	leave(t, d, adapter)
+	if now := runcOnNode(t); now != before {
+		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
+	}
+}
+
+// inUserNamespace makes a script the program of a container, with IDs of its own and the
+// node's /usr.
+func inUserNamespace(t *testing.T, spec, script string) string {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal([]byte(spec), &config); err != nil {
+		t.Fatal(err, spec)
+	}
+	process, _ := config["process"].(map[string]any)
+	linux, _ := config["linux"].(map[string]any)
+	mounts, _ := config["mounts"].([]any)
+	namespaces, _ := linux["namespaces"].([]any)
+	process["args"], process["terminal"] = []string{"/usr/bin/sh", "-c", script}, false
+	config["mounts"] = append(mounts, map[string]any{"destination": "/usr", "type": "bind", "source": "/usr", "options": []string{"rbind", "ro"}})
+	linux["namespaces"] = append(namespaces, map[string]any{"type": "user"})
+	ids := []any{map[string]any{"containerID": 0, "hostID": 100000, "size": 65536}}
+	linux["uidMappings"], linux["gidMappings"] = ids, ids
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

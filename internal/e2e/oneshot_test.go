@@ -171,13 +171,7 @@ func TestIntegrationNodeOneShot(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
-	_ = d.Close()
-	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
-		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
-	}
+	leave(t, d, adapter)
 	if now := runcOnNode(t); now != before {
 		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
 	}
@@ -256,13 +250,7 @@ func TestIntegrationNodeOneShotFaults(t *testing.T) {
 
 	t.Log("the session is ended: the call goes on")
 	halt(d, "session-ended")
-	if err := d.Disconnect(within(t)); err != nil {
-		t.Error(err)
-	}
-	_ = d.Close()
-	if code, stderr, err := adapter.Wait(within(t)); err != nil || code != 0 {
-		t.Errorf("the adapter ended with %d, %v\n%s", code, err, stderr)
-	}
+	leave(t, d, adapter)
 	goesOn("session-ended")
 	restored()
 
