@@ -169,7 +169,6 @@ func TestIntegrationExit(t *testing.T) {
 func TestIntegrationCutConnections(t *testing.T) {
 	n := namespace(t, nil, allTiers...)
 	before := snapshot(t, n, "middle")
-	ctx := within(t)
 	gate, err := n.NewGate(t.Context(), filepath.Join(t.TempDir(), "gate"), 0, func() {})
 	if err != nil {
 		t.Fatal(err)
@@ -178,11 +177,11 @@ func TestIntegrationCutConnections(t *testing.T) {
 	command := n.Kubedelve("deploy/middle", "--program", "./middle", "--listen", "127.0.0.1:0")
 	command.Kubeconfig = gate.Kubeconfig
 	p := start(t, command)
-	ready, err := p.AwaitEvent(ctx, "ready")
+	ready, err := p.AwaitEvent(within(t), "ready")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.AwaitEvent(ctx, "serving"); err != nil {
+	if _, err := p.AwaitEvent(within(t), "serving"); err != nil {
 		t.Fatal(err)
 	}
 	alone(t, n)
@@ -205,23 +204,22 @@ func TestIntegrationCutConnections(t *testing.T) {
 // A new pod template ends the debug pod, as a rollout does; the session follows it.
 func TestIntegrationRolloutDuringASession(t *testing.T) {
 	n := namespace(t, nil, allTiers...)
-	ctx := within(t)
 	p, ready := debugMiddle(t, n)
-	d, err := cluster.Client.AppsV1().Deployments(n.Name).Get(ctx, "middle", metav1.GetOptions{})
+	d, err := cluster.Client.AppsV1().Deployments(n.Name).Get(within(t), "middle", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.Spec.Template.Spec.Containers[0].Command = []string{"/middle", "--currency", "CHF"}
 	began := time.Now()
-	if _, err := cluster.Client.AppsV1().Deployments(n.Name).Update(ctx, d, metav1.UpdateOptions{}); err != nil {
+	if _, err := cluster.Client.AppsV1().Deployments(n.Name).Update(within(t), d, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Await(ctx, "the news of the template", func(e testcluster.Event) bool {
+	if _, err := p.Await(within(t), "the news of the template", func(e testcluster.Event) bool {
 		return e.Event == "note" && strings.Contains(e.Text, "deploy/middle has a new pod template (revision 2)")
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.AwaitEvent(ctx, "back"); err != nil {
+	if _, err := p.AwaitEvent(within(t), "back"); err != nil {
 		t.Fatal(err)
 	}
 	servesAgain(t, n, p, began)
@@ -238,15 +236,14 @@ func TestIntegrationRolloutDuringASession(t *testing.T) {
 // fill makes a ResourceQuota, "full", that no other pod fits in.
 func fill(t *testing.T, n *testcluster.Namespace) {
 	t.Helper()
-	ctx := within(t)
 	quota := &corev1.ResourceQuota{
 		ObjectMeta: metav1.ObjectMeta{Name: "full"},
 		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
 	}
-	if _, err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Create(ctx, quota, metav1.CreateOptions{}); err != nil {
+	if _, err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Create(within(t), quota, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.AwaitQuota(ctx, "full"); err != nil {
+	if err := n.AwaitQuota(within(t), "full"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -255,13 +252,12 @@ func fill(t *testing.T, n *testcluster.Namespace) {
 func TestIntegrationNoRoomForAnotherPod(t *testing.T) {
 	n := namespace(t, nil, allTiers...)
 	before := snapshot(t, n, "middle")
-	ctx := within(t)
 	p, ready := debugMiddle(t, n)
 	fill(t, n)
 	began := time.Now()
 	debugPod(t, n, true)
 	told := 0
-	if _, err := p.Await(ctx, "three tries", func(e testcluster.Event) bool {
+	if _, err := p.Await(within(t), "three tries", func(e testcluster.Event) bool {
 		if e.Event == "stage" && strings.Contains(e.Text, "exceeded quota: full") && strings.Contains(e.Text, "trying again in") {
 			told++
 		}
@@ -269,10 +265,10 @@ func TestIntegrationNoRoomForAnotherPod(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Delete(ctx, "full", metav1.DeleteOptions{}); err != nil {
+	if err := cluster.Client.CoreV1().ResourceQuotas(n.Name).Delete(within(t), "full", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.AwaitEvent(ctx, "back"); err != nil {
+	if _, err := p.AwaitEvent(within(t), "back"); err != nil {
 		t.Fatal(err)
 	}
 	servesAgain(t, n, p, began)

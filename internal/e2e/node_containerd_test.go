@@ -24,6 +24,9 @@ func (s *nodeSession) containerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := testcluster.CompileContainerd(forCompiling(t), source); err != nil {
+		t.Fatal(err)
+	}
 	path, err := testcluster.SandboxSource(source)
 	if err != nil {
 		t.Fatal(err)

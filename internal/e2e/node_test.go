@@ -35,6 +35,15 @@ func compile(programs ...string) error {
 	return errors.Join(k.Compile(ctx, programs...), k.Close())
 }
 
+// forCompiling is a context for compiling a large program: with an empty cache, beside other tests,
+// that takes long.
+func forCompiling(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // withinBuild is a context for one build of a kubelet and what follows: linking alone takes
 // 12 s of a quiet core.
 func withinBuild(t *testing.T) context.Context {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 )
 
 // How the node's containerd builds without cgo, from a module whose folder vendor is not whole.
@@ -39,6 +40,11 @@ func (c *Cluster) ContainerdSource(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("go mod download %s: %w", module, err)
 	}
 	return downloaded.Dir, nil
+}
+
+// CompileContainerd compiles its sources for debugging: minutes of a core, the first time.
+func CompileContainerd(ctx context.Context, source string) error {
+	return compileIn(ctx, source, ContainerdEnv, "-tags", strings.Join(ContainerdTags, ","), "./cmd/containerd")
 }
 
 // SandboxSource is the file with RunPodSandbox in containerd's sources, of version 1 or 2.

@@ -91,11 +91,16 @@ const EtcdProgram = "go.etcd.io/etcd/server/v3"
 
 // Compile fills the compiler's cache with programs for debugging, but for their linking.
 func (k *Kubernetes) Compile(ctx context.Context, programs ...string) error {
-	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-export", "-deps", "-gcflags=all=-N -l", "-f", ""}, programs...)...) //nolint:gosec // the tests say which
-	cmd.Dir = k.Dir
-	cmd.Env = append(os.Environ(), KubeEnv...)
+	return compileIn(ctx, k.Dir, KubeEnv, programs...)
+}
+
+// compileIn compiles for debugging, as a session does, so that one only has to link.
+func compileIn(ctx context.Context, dir string, env []string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"list", "-export", "-deps", "-gcflags=all=-N -l", "-f", ""}, args...)...) //nolint:gosec // the tests say which
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compiling %s: %w\n%s", strings.Join(programs, ", "), err, out)
+		return fmt.Errorf("compiling %s: %w\n%s", strings.Join(args, ", "), err, out)
 	}
 	return nil
 }
