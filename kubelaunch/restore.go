@@ -304,6 +304,26 @@ func Sessions(ctx context.Context, c *Cluster) ([]Info, error) {
 	return infos, nil
 }
 
+// SessionsFor is [Sessions] for who wants one by its target or id. If the target is what the API
+// server is or needs, it waits until that is back, which the agent sees to after its --grace.
+func SessionsFor(ctx context.Context, c *Cluster, name string, progress func(stage string)) (infos []Info, err error) {
+	target, notTarget := ParseTarget(name)
+	if notTarget != nil || !target.beneathAPI() {
+		return Sessions(ctx, c)
+	}
+	in := *c
+	in.beneath = true
+	told := false
+	err = in.patiently(ctx, func(func()) error {
+		if infos, err = Sessions(ctx, c); err != nil && !told {
+			told = true
+			progress(fmt.Sprintf("waiting for the API server, which may be what is to be put back: %v", err))
+		}
+		return err
+	})
+	return infos, err
+}
+
 // journals are the sessions whose journals are in the cluster's namespace.
 func journals(ctx context.Context, c *Cluster) ([]Info, error) {
 	list, err := c.Client.CoreV1().Secrets(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: sessionSelector})

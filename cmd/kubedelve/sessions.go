@@ -30,6 +30,11 @@ func (s *sessionScope) addNodeVia(cmd *cobra.Command) {
 
 // list returns no cluster if it did not look in one.
 func (s *sessionScope) list(ctx context.Context) ([]kubelaunch.Info, *kubelaunch.Cluster, error) {
+	return s.listFor(ctx, "", func(string) {})
+}
+
+// listFor is list for who wants the session of that name.
+func (s *sessionScope) listFor(ctx context.Context, name string, progress func(string)) ([]kubelaunch.Info, *kubelaunch.Cluster, error) {
 	if s.nodeVia != "" {
 		via, err := kubelaunch.ParseNodeVia(s.nodeVia)
 		if err == nil && !via.SSH() {
@@ -48,7 +53,7 @@ func (s *sessionScope) list(ctx context.Context) ([]kubelaunch.Info, *kubelaunch
 	if s.every {
 		cluster.Namespace = ""
 	}
-	infos, err := kubelaunch.Sessions(ctx, cluster)
+	infos, err := kubelaunch.SessionsFor(ctx, cluster, name, progress)
 	return infos, cluster, err
 }
 
@@ -132,7 +137,12 @@ Without an argument it ends the only session there is.`,
 			if all && len(args) > 0 {
 				return usagef(cmd, "name a session or use --all, not both")
 			}
-			infos, _, err := scope.list(cmd.Context())
+			console := newConsole(output, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+			}
+			infos, _, err := scope.listFor(cmd.Context(), name, console.Stage)
 			if err != nil {
 				return err
 			}
@@ -145,7 +155,6 @@ Without an argument it ends the only session there is.`,
 			if len(infos) > 1 && !all {
 				return fmt.Errorf("there are %d sessions: name one (see kubedelve status), or use --all", len(infos))
 			}
-			console := newConsole(output, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			if len(infos) == 0 {
 				console.Note("nothing to restore")
 			}

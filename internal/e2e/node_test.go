@@ -446,10 +446,8 @@ func (s *nodeSession) killedClient(t *testing.T, begin func(args ...string) test
 		if killErr := p.Kill(); err != nil || killErr != nil {
 			t.Fatal(err, killErr)
 		}
-		// If it is the API server that was being exchanged, the agent brings it back, after --grace.
-		if err := s.AwaitAPI(withinBuild(t)); err != nil {
-			t.Fatal(err)
-		}
+		// If it is the API server that was being exchanged, restore waits until the agent has brought
+		// it back, after --grace.
 		s.restore(t, begin())
 		t.Logf("killed at %q and restored", stage)
 		s.restored(t)
