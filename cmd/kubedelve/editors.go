@@ -77,11 +77,12 @@ func golandSetup([]debugging) string {
 
 func nvimSetup(found []debugging) string {
 	var b strings.Builder
-	// nvim-dap complains after four seconds, which a build takes longer than.
+	// nvim-dap complains after four seconds, which a build takes longer than, and leaves after three,
+	// whatever is still to be put back.
 	fmt.Fprintf(&b, `local dap = require('dap')
 dap.adapters.kubedelve = {
   type = 'executable', command = 'kubedelve', args = { 'dap' },
-  options = { initialize_timeout_sec = 600 },
+  options = { initialize_timeout_sec = 600, disconnect_timeout_sec = 600 },
 }
 dap.adapters.kubedelve_session = { type = 'server', host = '127.0.0.1', port = %d }
 dap.configurations.go = dap.configurations.go or {}
@@ -115,7 +116,8 @@ func (t launchTarget) more() (members [][2]string) {
 }
 
 // vimSetup: an adapter has fifteen seconds to answer there, if nothing else is said, which
-// a build takes longer than; and who is not told which exceptions to halt at asks each time.
+// a build takes longer than, and five to leave, which putting back takes longer than: then it
+// is killed. And who is not told which exceptions to halt at asks each time.
 func vimSetup(found []debugging) string {
 	const patience = 600_000                                                                                    // milliseconds
 	kinds := map[string]any{"exception": map[string]string{"unrecovered-panic": "", "runtime-fatal-throw": ""}} // as the adapter has it
@@ -132,8 +134,8 @@ func vimSetup(found []debugging) string {
 	}
 	return indented(map[string]any{
 		"adapters": map[string]any{
-			"kubedelve":         map[string]any{"name": "kubedelve", "command": []string{"kubedelve", "dap"}, "async_timeout": patience},
-			"kubedelve-session": map[string]any{"name": "kubedelve-session", "host": "127.0.0.1", "port": editorPort, "async_timeout": patience},
+			"kubedelve":         map[string]any{"name": "kubedelve", "command": []string{"kubedelve", "dap"}, "async_timeout": patience, "sync_timeout": patience},
+			"kubedelve-session": map[string]any{"name": "kubedelve-session", "host": "127.0.0.1", "port": editorPort, "async_timeout": patience, "sync_timeout": patience},
 		},
 		"configurations": configurations,
 	})
