@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/google/go-dap"
 )
@@ -96,6 +97,11 @@ func changedCapabilities(delve json.RawMessage) (map[string]any, error) {
 	return changed, nil
 }
 
+// hasty are clients that kill the adapter when terminate is answered, which it is before all is put
+// back, and wait for the end of disconnect: they are told to do that. (dape, the one of Emacs: dape-kill
+// in dape.el, 0.27.)
+var hasty = []string{"dape"}
+
 // onInitialize answers at once: Delve is not there yet, and the editor shows
 // nothing of a launch before it has the answer.
 func (s *session) onInitialize(ctx context.Context, m message) {
@@ -161,6 +167,8 @@ func (s *session) onInitialize(ctx context.Context, m message) {
 	case err != nil:
 		s.fail(ctx, &m.env, &requestError{idInternal, "Internal error", err.Error(), false})
 	default:
-		s.respond(ctx, &m.env, capabilities())
+		can := capabilities()
+		can.SupportsTerminateRequest = !slices.Contains(hasty, args.ClientID)
+		s.respond(ctx, &m.env, can)
 	}
 }

@@ -361,3 +361,19 @@ func TestTheEndIsToldInOrder(t *testing.T) {
 		}
 	}
 }
+
+// Who would kill the adapter before all is put back is not told of terminate.
+func TestHastyClientsDisconnect(t *testing.T) {
+	for client, want1 := range map[string]bool{"vscode": true, "dape": false} {
+		t.Run(client, func(t *testing.T) {
+			checkLeaks(t)
+			e := connect(t, Config{Launcher: launches(nil)})
+			e.InitializeRequestWithArgs(dap.InitializeRequestArguments{ClientID: client, PathFormat: "path", LinesStartAt1: true, ColumnsStartAt1: true})
+			if got := want[*dap.InitializeResponse](e).Body.SupportsTerminateRequest; got != want1 {
+				t.Errorf("supportsTerminateRequest is %v", got)
+			}
+			_ = e.conn.Close()
+			e.ended()
+		})
+	}
+}

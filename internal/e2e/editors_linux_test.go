@@ -374,7 +374,7 @@ func TestIntegrationAttachInTmux(t *testing.T) {
 	s.does(`/^\(dlv\)$/`, "brea", "<Tab>", `/\(dlv\) break/`, fmt.Sprintf(" middle/main.go:%d", at.Line), "<Enter>", "/Breakpoint 1 set at/")
 	s.does("continue", "<Enter>")
 	buy := begin(t, n, "front", "buy", "item=tea&count=2")
-	s.does(fmt.Sprintf(`/=> *%d:\s+return total, nil . BREAKPOINT/`, at.Line))
+	s.does(fmt.Sprintf(`/=> *%d:\s+return total, nil .. BREAKPOINT/`, at.Line))
 	s.does("print tota", "<Tab>", "/print total/", "<Enter>", `/\n12\n/`)
 	s.does("goroutines -with user", "<Enter>", "/main.priceOf/")
 	s.does("<Up>", "<Up>", "/print total$/", "<C-a>", "<C-k>", "clear 1", "<Enter>", "/Breakpoint 1 cleared/")
