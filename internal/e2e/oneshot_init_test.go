@@ -302,11 +302,15 @@ func inUserNamespace(t *testing.T, spec, script string) string {
 	}
 	process, _ := config["process"].(map[string]any)
 	linux, _ := config["linux"].(map[string]any)
-	mounts, _ := config["mounts"].([]any)
-	namespaces, _ := linux["namespaces"].([]any)
 	process["args"], process["terminal"] = []string{"/usr/bin/sh", "-c", script}, false
-	config["mounts"] = append(mounts, map[string]any{"destination": "/usr", "type": "bind", "source": "/usr", "options": []string{"rbind", "ro"}})
-	linux["namespaces"] = append(namespaces, map[string]any{"type": "user"})
+	// In a node that is itself in namespaces nobody but root may mount proc anew, so it is the node's.
+	bind := func(path string) any {
+		return map[string]any{"destination": path, "type": "bind", "source": path, "options": []string{"rbind"}}
+	}
+	config["mounts"] = []any{bind("/proc"), map[string]any{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}, bind("/usr")}
+	linux["namespaces"] = []any{map[string]any{"type": "user"}, map[string]any{"type": "mount"}, map[string]any{"type": "ipc"}, map[string]any{"type": "uts"}}
+	delete(linux, "maskedPaths")
+	delete(linux, "readonlyPaths")
 	ids := []any{map[string]any{"containerID": 0, "hostID": 100000, "size": 65536}}
 	linux["uidMappings"], linux["gidMappings"] = ids, ids
 	text, err := json.Marshal(config)
