@@ -32,10 +32,14 @@ func (s *nodeSession) daemonSet(t *testing.T, name string) *daemonSession {
 	return &daemonSession{s, name, kubeProgram + name, daemon}
 }
 
-// back checks that the DaemonSet is as before, with a pod of its own.
+// back checks that the DaemonSet is as before, with a pod of its own: another one, so what the node
+// has of it, which is named for its UID, is new.
 func (s *daemonSession) back(t *testing.T) {
 	t.Helper()
-	s.restored(t)
+	s.fineAgain(t)
+	if left := s.pids(t, "/kubedelve/kubedelve-agent"); len(left) > 0 {
+		t.Errorf("processes of the session are left: %q", left)
+	}
 	now, err := s.Daemon(within(t), metav1.NamespaceSystem, s.name)
 	if err != nil || now != s.daemon {
 		t.Errorf("the DaemonSet is\n%+v (%v), it was\n%+v", now, err, s.daemon)
