@@ -70,18 +70,18 @@ func (s screen) shows() string {
 	return string(out)
 }
 
-// sees waits until something is on the screen.
-func (s screen) sees(pattern string) {
+// sees waits until something is on the screen, or with wanted false until it is not.
+func (s screen) sees(pattern string, wanted bool) {
 	s.Helper()
 	re := regexp.MustCompile("(?m)" + pattern)
 	ctx := within(s.T)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for !re.MatchString(s.shows()) {
+	for re.MatchString(s.shows()) != wanted {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			s.Fatalf("%q is not shown, but\n%s", pattern, s.shows())
+			s.Fatalf("that %q is shown is not %v:\n%s", pattern, wanted, s.shows())
 		}
 	}
 }
@@ -105,7 +105,7 @@ func (s screen) ends() {
 }
 
 // does presses keys, types text and looks: "<Enter>" is a key by tmux's name, "/text/"
-// is a pattern to be seen, and all else is typed.
+// is a pattern to be seen, "!/text/" one that is to vanish, and all else is typed.
 func (s screen) does(steps ...string) {
 	s.Helper()
 	for _, step := range steps {
@@ -114,7 +114,9 @@ func (s screen) does(steps ...string) {
 		case strings.HasPrefix(step, "<") && strings.HasSuffix(step, ">"):
 			_, err = s.tmux("send-keys", step[1:len(step)-1])
 		case strings.HasPrefix(step, "/") && strings.HasSuffix(step, "/"):
-			s.sees(step[1 : len(step)-1])
+			s.sees(step[1:len(step)-1], true)
+		case strings.HasPrefix(step, "!/") && strings.HasSuffix(step, "/"):
+			s.sees(step[2:len(step)-1], false)
 		default:
 			_, err = s.tmux("send-keys", "-l", step)
 		}
@@ -235,14 +237,15 @@ var drivenEditors = []driven{
 			file(t, dir, ".helix/languages.toml", setup)
 			return []string{tool(t, "KUBEDELVE_TEST_HELIX", "hx"), "middle/main.go:" + strconv.Itoa(line)}
 		},
-		mark:       []string{"/BREAKPOINT/", "<Space>", "G", "/Toggle breakpoint/", "b", "<Escape>"},
-		launch:     ex("debug-start deploy/middle"),
-		connect:    ex("debug-remote 127.0.0.1:2345 connect"),
-		halted:     []string{"/▶.*return total/", "<Space>", "G", "/List variables/", "v", "/order: main.Order/", "<Escape>", "<Escape>"},
-		goOn:       []string{"<Space>", "G", "/Continue program/", "c", "<Escape>"},
-		terminate:  []string{"<Space>", "G", "/End debug session/", "t", "<Escape>"},
-		disconnect: []string{"<Space>", "G", "/End debug session/", "t", "<Escape>"},
-		quit:       ex("quit-all!"),
+		// What is typed right after Escape would be taken for a key with Alt: the menu has to be gone.
+		mark:       []string{"/BREAKPOINT/", "<Space>", "G", "/Toggle breakpoint/", "b", "/◯ +[0-9]+/", "<Escape>", "!/Toggle breakpoint/"},
+		launch:     []string{":debug-start deploy/middle", "<Enter>"},
+		connect:    []string{":debug-remote 127.0.0.1:2345 connect", "<Enter>"},
+		halted:     []string{"/▶.*return total/", "<Space>", "G", "/List variables/", "v", "/order: main.Order/", "<Escape>", "!/order: main.Order/", "<Escape>", "!/List variables/"},
+		goOn:       []string{"<Space>", "G", "/Continue program/", "c", "<Escape>", "!/Continue program/"},
+		terminate:  []string{"<Space>", "G", "/End debug session/", "t", "<Escape>", "!/End debug session/"},
+		disconnect: []string{"<Space>", "G", "/End debug session/", "t", "<Escape>", "!/End debug session/"},
+		quit:       []string{":quit-all!", "<Enter>"},
 	},
 }
 

@@ -64,7 +64,7 @@ func (s *daemonSession) proxy(t *testing.T) {
 	path := s.kube.File(testcluster.ProxierSource)
 	const line = "proxier.OnServiceUpdate(nil, service)"
 	condition := func(name string) string {
-		return fmt.Sprintf("service.ObjectMeta.Name == %q && proxier.ipFamily == %q", name, "IPv4")
+		return fmt.Sprintf("service.ObjectMeta.Namespace == %q && service.ObjectMeta.Name == %q && proxier.ipFamily == %q", s.namespace.Name, name, "IPv4")
 	}
 	at := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (proxier *Proxier) OnServiceAdd(", line), Condition: condition("first")}
 	d, adapter := s.debug(t, testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv}, map[string]any{
@@ -118,7 +118,7 @@ func (s *daemonSession) creates(t *testing.T, name string) string {
 // awaitRule waits until the node's packet filter knows a Service's address.
 func (s *daemonSession) awaitRule(t *testing.T, address string) {
 	t.Helper()
-	s.inNode(t, `for i in $(seq 300); do nft list ruleset | grep -qF "$1" && exit 0; sleep 0.1; done; echo "no rule in 30 s"; exit 1`, address)
+	s.inNode(t, `for i in $(seq 300); do nft list ruleset 2> /dev/null | grep -qF "$1" && exit 0; sleep 0.1; done; echo "no rule in 30 s"; exit 1`, address)
 }
 
 // A client that is killed at any stage leaves what restore puts back, and whatever else is killed,
