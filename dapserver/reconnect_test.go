@@ -637,7 +637,7 @@ func TestReconnectingToASilentDelve(t *testing.T) {
 		io.Copy(io.Discard, conn)
 	})
 	s.again = true
-	e := connect(t, Config{Launcher: launches(s), HandshakeTimeout: 50 * time.Millisecond})
+	e := connect(t, Config{Launcher: launches(s), HandshakeTimeout: time.Second}) // the first is in time
 	e.initialize()
 	e.request("launch", `{}`)
 	want[*dap.InitializedEvent](e)

@@ -117,6 +117,10 @@ func nodeSessions(ctx context.Context, c *Cluster, known []Info) ([]Info, error)
 	return infos, nil
 }
 
+// beneathNamespace is how long the end of a namespace is waited for where the control plane was
+// exchanged: who takes namespaces away may itself begin anew and have to become the leader, for minutes.
+const beneathNamespace = 30 * time.Second
+
 // deleteNamespace removes a session's own namespace with all that is in it.
 func deleteNamespace(ctx context.Context, c *Cluster, session string) error {
 	namespace, err := c.Client.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
@@ -133,7 +137,15 @@ func deleteNamespace(ctx context.Context, c *Cluster, session string) error {
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("deleting the namespace %s: %w", c.Namespace, err)
 	}
-	return awaitNamespaceGone(ctx, c, namespace)
+	if !c.beneath {
+		return awaitNamespaceGone(ctx, c, namespace)
+	}
+	waiting, cancel := context.WithTimeout(ctx, beneathNamespace)
+	defer cancel()
+	if err := awaitNamespaceGone(waiting, c, namespace); err != nil && ctx.Err() != nil {
+		return err
+	}
+	return nil // it is being removed, whoever looks on
 }
 
 func awaitNamespaceGone(ctx context.Context, c *Cluster, namespace *corev1.Namespace) error {

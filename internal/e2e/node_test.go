@@ -249,9 +249,8 @@ func (s *nodeSession) restored(t *testing.T) {
 		t.Error(err)
 	}
 	s.fineAgain(t)
-	left, err := s.NodeSessions(within(t))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left over: namespaces %q, %v", left, err)
+	if err := s.AwaitNoNodeSessions(within(t)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -133,6 +133,15 @@ func (c *Cluster) NodeSessions(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// AwaitNoNodeSessions waits until all such namespaces are gone: after an exchange of the API server or
+// etcd that is when the controller manager is a leader again.
+func (c *Cluster) AwaitNoNodeSessions(ctx context.Context) error {
+	return until(ctx, "no namespaces of sessions", func() (bool, string, error) {
+		left, err := c.NodeSessions(ctx)
+		return err == nil && len(left) == 0, fmt.Sprint(left, err), nil
+	})
+}
+
 // NodeCondition is the status of the node's condition Ready, with its reason, its
 // taints, and the version that it tells.
 func (c *Cluster) NodeCondition(ctx context.Context) (ready string, taints []corev1.Taint, version string, err error) {
