@@ -59,7 +59,7 @@ unit: ## unit tests, with the race detector
 .PHONY: integration
 integration: ## end-to-end tests on a real cluster (Linux and root, or KUBECONFIG)
 	go -C testdata/cluster test -tags integration -count=1 -timeout 20m -v . | .ci/noskip
-	go test -tags integration -count=1 -timeout 40m -skip '$(NODES)' -v ./internal/e2e | .ci/noskip
+	go test -tags integration -count=1 -timeout 60m -skip '$(NODES)' -v ./internal/e2e | .ci/noskip
 
 # These compile a kubelet, the control plane and etcd, which takes half an hour of a core the first time.
 NODES := ^TestIntegrationNode(Process|Unit|Static)$$
