@@ -66,7 +66,7 @@ NODES := ^TestIntegrationNode(Process|Unit|Static)$$
 
 .PHONY: test-nodes
 test-nodes: ## services of nodes, end to end: breakpoints in a kubelet, on both flavours of the cluster, and in the control plane and etcd
-	go test -tags integration -count=1 -timeout 90m -run '$(NODES)' -v ./internal/e2e | .ci/noskip
+	go test -tags integration -count=1 -timeout 150m -run '$(NODES)' -v ./internal/e2e | .ci/noskip
 
 .PHONY: test-long
 test-long: ## the end-to-end tests that "make test" cuts short, at full length, and a kubelet and a controller manager halted for ten minutes
