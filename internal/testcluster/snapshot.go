@@ -144,6 +144,17 @@ func version(o metav1.Object) string {
 	metadata, _ := fields["metadata"].(map[string]any)
 	delete(metadata, "resourceVersion")
 	delete(metadata, "managedFields")
+	if endpoints, ok := fields["endpoints"].([]any); ok { // the status of pods, which may fail a probe, is in it
+		delete(metadata, "generation")
+		if annotations, ok := metadata["annotations"].(map[string]any); ok {
+			delete(annotations, "endpoints.kubernetes.io/last-change-trigger-time")
+		}
+		for _, e := range endpoints {
+			if endpoint, ok := e.(map[string]any); ok {
+				delete(endpoint, "conditions")
+			}
+		}
+	}
 	text, err := json.Marshal(fields)
 	if err != nil {
 		return err.Error() + o.GetResourceVersion()
