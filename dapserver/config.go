@@ -132,9 +132,10 @@ type Target struct {
 	// Calls says which calls of a program on a node are debugged: conditions with
 	// commas between, like "command=create,pod=default/web-*". There are command, id,
 	// namespace, pod, container, arg and env, in which * stands for anything,
-	// label=app=web for the pod's labels, and every=10s for the least time between two. Of several commands it has to be one;
-	// command=init is the "runc init" that a call starts, alone or after the call
-	// itself. Default: all calls, one at a time.
+	// label=app=web for the pod's labels, every=10s for the least time between two, and
+	// max=3 for the most that are debugged at a time, each in a debug session of its own.
+	// Of several commands it has to be one; command=init is the "runc init" that a call
+	// starts, alone or after the call itself. Default: all calls, one at a time.
 	Calls string `json:"calls,omitempty"`
 
 	// Grace is how long the component may stay halted when the debugger is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,9 @@ import (
 
 // CallFilter says which calls of a program are debugged.
 type CallFilter = agentapi.CallFilter
+
+// maxLanes bounds how many calls are debugged at a time: each takes the memory of a Delve.
+const maxLanes = 16
 
 // ParseCalls reads a filter as users write it: conditions like "command=create" or
 // "pod=default/web-*", with commas between. All must hold; of several commands one.
@@ -51,6 +55,12 @@ func ParseCalls(text string) (f CallFilter, err error) {
 			f.Args = append(f.Args, value)
 		case "env":
 			f.Env = append(f.Env, value)
+		case "max":
+			most, err := strconv.Atoi(value)
+			if err != nil || most < 1 || most > maxLanes {
+				return f, fmt.Errorf("%q: write a number from 1 to %d", condition, maxLanes)
+			}
+			f.Max = most
 		case "every":
 			every, err := time.ParseDuration(value)
 			if err != nil || every < 0 {
@@ -58,7 +68,7 @@ func ParseCalls(text string) (f CallFilter, err error) {
 			}
 			f.Every = agentapi.Duration(every)
 		default:
-			return f, fmt.Errorf("%q: there are the conditions command, id, namespace, pod, container, label, arg, env and every", condition)
+			return f, fmt.Errorf("%q: there are the conditions command, id, namespace, pod, container, label, arg, env, every and max", condition)
 		}
 	}
 	return f, nil
@@ -151,6 +161,8 @@ func (v *supervisor) takeForNext(ctx context.Context, l link) error {
 	err := upload(ctx, l.client, file, s.binary.Path, s.progress)
 	if err == nil {
 		v.binary = s.binary
+		v.session.update(func(st *state) { st.next = s.binary })
+		v.session.tellOthers()
 	}
 	s.answer <- err
 	return nil

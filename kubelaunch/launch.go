@@ -57,7 +57,7 @@ type Options struct {
 	// then goes on without breakpoints. Default: 30 min.
 	Hold time.Duration
 	// Calls says which calls are debugged of a target that [Target.IsCalls]. Default:
-	// all, one at a time.
+	// all, one at a time; of those that come beside it, see [Session.AnotherCall].
 	Calls CallFilter
 	// Progress is told what is being done. It may be called from several
 	// goroutines. Default: nobody is told.

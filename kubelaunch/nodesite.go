@@ -102,7 +102,11 @@ func (p *NodePlacement) Launch(ctx context.Context, binary Binary, o Options) (s
 		}
 	}
 	n.started(ctx)
-	return newSession(id, p.Target, n, n.events, o, l, first, binary), nil
+	s = newSession(id, p.Target, n, n.events, o, l, first, binary)
+	if p.Target.IsCalls() {
+		s.lanes = o.Calls.Lanes()
+	}
+	return s, nil
 }
 
 // engage puts the agent in the service's place, and connects to it there. It takes

@@ -22,6 +22,7 @@ type Session struct {
 
 	site   site
 	events *feed.Feed[Event]
+	lanes  int // see Lanes
 
 	mu      sync.Mutex    // guards state and changed
 	state   state         // see update, look and await
@@ -66,6 +67,7 @@ func newSession(id string, target Target, site site, events *feed.Feed[Event], o
 		state: state{
 			client: l.client, way: l.way, boot: first.boot, place: site.place(),
 			runs: map[runKey]known{}, conns: map[*Conn]struct{}{}, readers: map[*reader]struct{}{},
+			next: binary, others: map[int]*Session{},
 		},
 	}
 	if first != (runKey{}) {
@@ -216,6 +218,7 @@ func (s *Session) Detach() error {
 
 func (s *Session) shut(ctx context.Context, leave bool, progress func(string)) error {
 	s.closing.Do(func() {
+		s.endOthers(ctx, leave)
 		s.stop()
 		<-s.over
 		var client *agentapi.Client

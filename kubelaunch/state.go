@@ -20,6 +20,11 @@ type state struct {
 	runs   map[runKey]known // all so far
 	over   error            // why nothing comes any more: ErrEnded, *ExitError or *LostError
 
+	// Of a target whose calls are debugged.
+
+	next   Binary           // what the next calls execute
+	others map[int]*Session // those of the other lanes
+
 	// What is wished. The methods of Session change it.
 
 	expected bool  // a debugger is there that will dial
@@ -51,8 +56,9 @@ type run struct {
 	Run
 	key     runKey
 	began   time.Time
-	waiting bool // at its entry since it was started: nobody has let it go on or dialled
-	held    bool // it is being let go: who wants to dial waits
+	waiting bool   // at its entry since it was started: nobody has let it go on or dialled
+	held    bool   // it is being let go: who wants to dial waits
+	call    string // what was called, for the user
 }
 
 // swap is a call of Session.Swap.

@@ -162,6 +162,8 @@ func (v *supervisor) tend(ctx context.Context, l link) error {
 				next = v.takeForNext
 			case st.swap != nil:
 				next = v.swapIn
+			case st.run == nil && v.calls && v.options.OnExit == EndSession && st.last != (runKey{}):
+				next = func(context.Context, link) error { return errCallLost }
 			case st.run == nil && v.calls:
 				next = v.awaitCall
 			case st.run == nil:
@@ -277,6 +279,7 @@ func (v *supervisor) begun(key runKey, a attempt) {
 	v.options.Args, v.options.Env, v.options.Dir = a.options.Args, a.options.Env, a.options.Dir
 	v.session.update(func(st *state) {
 		st.begin(key, a.binary, a.swap != nil)
+		st.run.call = v.call
 		if st.swap == a.swap {
 			st.swap = nil
 		}

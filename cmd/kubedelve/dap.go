@@ -41,7 +41,7 @@ direction and to the byte, and start and change nothing.`,
 				return err
 			}
 			defer messages.close()
-			serve := dapserver.New(dapserver.Config{Launcher: adapter{log, g.kube, ignoreCwd}, Logger: log, Message: messages.message()}).ServeConn
+			serve := dapserver.New(dapserver.Config{Launcher: adapter{log, g.kube, ignoreCwd}, Logger: log, Message: messages.message(), CloseTimeout: restoreTimeout}).ServeConn
 			if backend != "" {
 				network, address, err := parseBackend(cmd, backend)
 				if err != nil {

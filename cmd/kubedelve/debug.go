@@ -136,7 +136,7 @@ func (f *debugFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.reloadGrace, "reload-grace", 500*time.Millisecond, "how long the old program has from SIGTERM to SIGKILL when a new one is swapped in")
 	flags.DurationVar(&f.grace, "grace", 30*time.Second, "how long the program may stay halted when the debugger is gone")
 	flags.DurationVar(&f.ttl, "ttl", 10*time.Minute, "when kubedelve is gone for this long, the original program runs again")
-	flags.StringVar(&f.calls, "calls", "", "which calls of a program on a node are debugged, like command=create,pod=default/web-* (also id, namespace, container, label, arg, env, every); command=init is the runc init that such calls start")
+	flags.StringVar(&f.calls, "calls", "", "which calls of a program on a node are debugged, like command=create,pod=default/web-* (also id, namespace, container, label, arg, env, every, max); command=init is the runc init that such calls start")
 	flags.DurationVar(&f.hold, "hold", 30*time.Minute, "how long a service of a node may stay halted: its Lease is renewed for it")
 	flags.StringVar(&f.nodeVia, "node-via", "api", "the way into a node: api, direct (this machine dials the node) or ssh:USER@HOST (no cluster is asked)")
 	addLogDAP(cmd, &f.logDAP)
@@ -259,6 +259,9 @@ func (f *debugFlags) readyText(l *launched, address string) string {
 	what := fmt.Sprintf("%s runs under Delve in %s (tunnel: %s)", l.session.Target, where, l.session.Tunnel())
 	if l.session.IsCalls() {
 		what = fmt.Sprintf("calls are debugged on %s (tunnel: %s), one at a time, while a debugger is connected", where, l.session.Tunnel())
+		if lanes := l.session.Lanes(); lanes > 1 {
+			what = fmt.Sprintf("calls are debugged on %s (tunnel: %s), up to %d at a time, while an editor is connected that opens further debug sessions (DAP: startDebugging)", where, l.session.Tunnel(), lanes)
+		}
 	}
 	end := "Ctrl-C ends the session and restores " + l.session.Target.String()
 	if l.session.Target.Kind == kubelaunch.KindLocal {

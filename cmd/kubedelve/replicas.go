@@ -30,11 +30,17 @@ func parseReplicas(text string) (int, error) {
 	return n, nil
 }
 
-// parentSession is a session whose further replicas are its children.
+// parentSession is a session whose further replicas are its children, or the calls that
+// come while it has one.
 type parentSession struct{ *dapSession }
 
 // Children implements [dapserver.Parent].
-func (s parentSession) Children(_ context.Context, add func(dapserver.Child)) {
+func (s parentSession) Children(ctx context.Context, add func(dapserver.Child)) {
+	var lanes sync.WaitGroup
+	defer lanes.Wait()
+	for lane := 1; lane < s.session.Lanes(); lane++ {
+		lanes.Go(func() { s.otherCalls(ctx, lane, add) }) // ends with ctx, or the session
+	}
 	for i := range s.session.Replicas() {
 		if i > 0 {
 			child := s.replica(i)

@@ -37,13 +37,15 @@ type Agent struct {
 	log      *slog.Logger
 	version  string
 	self     string // the agent's own executable
-	children children
+	children *children
 	began    time.Time
-	boot     string // random
-	post     Post   // nil: not on a node
+	boot     string   // random
+	post     Post     // nil: not on a node
+	rank     int      // of a lane; 0: it is none
+	lanes    []*Agent // the further ones; set before Run
 
 	relays  sync.WaitGroup // counts the debuggers' connections to Delve
-	loads   atomic.Int64   // Delves so far
+	loads   *atomic.Int64  // Delves so far, of all lanes
 	inits   chan *heldInit // given to whoever waits for the next call
 	handing sync.WaitGroup // counts those that catch inits
 	over    chan struct{}  // closed when Run ends
@@ -85,13 +87,19 @@ func New(cfg agentapi.Config, original []string, dir, version string, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("agent folder: %w", err)
 	}
-	a := &Agent{
-		cfg: cfg, original: original, dir: layout(dir), log: log, version: version, self: self, began: time.Now(), boot: rand.Text(),
-		streams: map[string]*debugging{}, changed: make(chan struct{}),
-		inits: make(chan *heldInit), over: make(chan struct{}),
-	}
+	a := blank()
+	a.cfg, a.original, a.dir, a.log, a.version, a.self = cfg, original, layout(dir), log, version, self
+	a.children, a.loads = &children{}, &atomic.Int64{}
 	a.update(func() {}) // the agent begins alone
 	return a, a.dir.prepare()
+}
+
+// blank is an agent without what it is to serve.
+func blank() *Agent {
+	return &Agent{
+		began: time.Now(), boot: rand.Text(), streams: map[string]*debugging{}, changed: make(chan struct{}),
+		inits: make(chan *heldInit), over: make(chan struct{}),
+	}
 }
 
 // Post is the place of a service that an agent has on a node, or is about to take
@@ -107,7 +115,12 @@ type Post interface {
 }
 
 // Hold tells the agent of its post, before Run.
-func (a *Agent) Hold(p Post) { a.post = p }
+func (a *Agent) Hold(p Post) {
+	a.post = p
+	if _, ok := p.(Caller); ok && a.cfg.Calls != nil {
+		a.openLanes(a.cfg.Calls.Filter.Lanes())
+	}
+}
 
 // ReadConfig reads the agent's configuration.
 func ReadConfig(path string) (cfg agentapi.Config, err error) {
@@ -178,14 +191,11 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 	if err == nil && !expired {
 		a.drain()
 	}
-	close(a.over)
 	stop := &StopError{syscall.SIGTERM}
 	_ = errors.As(context.Cause(ctx), &stop)
-	if exit, ok := a.end(stop.Signal); ok && code == 0 {
+	if exit, ok := a.finish(stop.Signal); ok && code == 0 {
 		code = exit.Status()
 	}
-	a.relays.Wait()
-	a.handing.Wait() // nothing adds to it without a component
 	if !expired {
 		return code, err
 	}
@@ -196,6 +206,21 @@ func (a *Agent) Run(ctx context.Context) (code int, err error) {
 		a.log.Error("after a restart the container will wait for a client again", "error", err)
 	}
 	return 0, errors.Join(err, a.becomeOriginal())
+}
+
+// finish ends all components, when nobody is served any more, and tells how the own one
+// ended.
+func (a *Agent) finish(sig syscall.Signal) (exit agentapi.Exit, ok bool) {
+	var others sync.WaitGroup
+	for _, lane := range a.lanes {
+		others.Go(func() { lane.finish(sig) }) // ends with what runs there
+	}
+	close(a.over)
+	exit, ok = a.end(sig)
+	a.relays.Wait()
+	a.handing.Wait() // nothing adds to it without a component
+	others.Wait()
+	return exit, ok
 }
 
 // drain lets the component serve for a while, whatever a debugger left it in.
@@ -228,6 +253,9 @@ func (a *Agent) serve(ctx context.Context, listeners []net.Listener) (expired bo
 				failed <- err
 			}
 		})
+	}
+	for _, lane := range a.lanes {
+		serving.Go(func() { lane.watchAbsence(ctx) }) // ends with ctx
 	}
 	a.log.Info("agent ready", "session", a.cfg.Session, "listen", a.cfg.Listen, "delve", DelveVersion())
 	alone := make(chan struct{})
@@ -318,6 +346,14 @@ var errIdle = &codedError{agentapi.CodeIdle, "no component has been started"}
 
 // handle answers a request; what it returns as after runs when the reply is out.
 func (a *Agent) handle(ctx context.Context, req agentapi.Request, r io.Reader, conn net.Conn) (reply *agentapi.Reply, after func(), err error) {
+	if req.Lane > 0 && req.Op != agentapi.OpPut { // what is sent is for all
+		lane, err := a.lane(req.Lane)
+		if err != nil {
+			return nil, nil, err
+		}
+		req.Lane = 0
+		return lane.handle(ctx, req, r, conn)
+	}
 	switch {
 	case req.Op == agentapi.OpHello:
 		return &agentapi.Reply{Hello: a.hello()}, nil, nil
@@ -474,10 +510,13 @@ func (a *Agent) put(file agentapi.File, r io.Reader, conn net.Conn) (*agentapi.R
 }
 
 // inUse are the binaries that must stay: of what runs, and of what is being loaded.
-func (a *Agent) inUse() []string {
+func (a *Agent) inUse() (used []string) {
+	for _, lane := range a.lanes {
+		used = append(used, lane.inUse()...)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	used := []string{a.loading}
+	used = append(used, a.loading)
 	if a.component != nil {
 		used = append(used, a.component.sha256)
 	}
@@ -539,7 +578,7 @@ func (a *Agent) start(ctx context.Context, s agentapi.Start) (started agentapi.S
 }
 
 func (a *Agent) starter() starter {
-	return starter{a.log, a.self, a.dir.delveSocket(int(a.loads.Add(1))), &a.children}
+	return starter{a.log, a.self, a.dir.delveSocket(int(a.loads.Add(1))), a.children}
 }
 
 // replace ends the component that runs and puts another in its place, which thereby

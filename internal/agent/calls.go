@@ -13,13 +13,14 @@ import (
 	"github.com/kubedelve/kubedelve/internal/oneshot"
 )
 
-// Caller is a Post whose agent debugs calls of a program, one after the other: each is a
-// run, that begins when a client has asked for a start and such a call comes. So is the
-// init that a call starts, if it is wanted.
+// Caller is a Post whose agent debugs calls of a program, in each lane one after the other:
+// each is a run, that begins when a client has asked for a start and such a call comes. So
+// is the init that a call starts, if it is wanted.
 type Caller interface {
 	Post
-	// Next waits for the next call that is to be debugged.
-	Next(ctx context.Context) (*oneshot.Call, error)
+	// Next waits for the next call that is to be debugged. Of several that wait the one
+	// with the lowest rank gets it.
+	Next(ctx context.Context, rank int) (*oneshot.Call, error)
 	// SetPods says which pods have the labels that are asked for.
 	SetPods(pods []string)
 }
@@ -60,7 +61,7 @@ func (a *Agent) awaitCall(ctx context.Context, caller Caller) (call *oneshot.Cal
 	defer cancel()
 	came := make(chan struct{})
 	go func() { // ends with ctx
-		call, err = caller.Next(ctx)
+		call, err = caller.Next(ctx, a.rank)
 		close(came)
 	}()
 	select {

@@ -21,6 +21,7 @@ import (
 type Client struct {
 	session *tunnel.Session
 	name    string
+	lane    int
 
 	mu      sync.Mutex            // guards outputs
 	outputs map[chan struct{}]int // the calls of Output: closed at their end; of which run
@@ -32,11 +33,24 @@ func NewClient(session *tunnel.Session, name string) *Client {
 	return &Client{session: session, name: name, outputs: map[chan struct{}]int{}}
 }
 
+// Lane returns a client for a lane of the agent from 1, see [CallFilter.Lanes]. It goes by
+// this one's connection, and its Close does nothing.
+func (c *Client) Lane(lane int) *Client {
+	l := NewClient(c.session, c.name)
+	l.lane = lane
+	return l
+}
+
 // Done is closed when the connection to the agent is gone.
 func (c *Client) Done() <-chan struct{} { return c.session.Done() }
 
 // Close ends the connection; the agent and the component go on.
-func (c *Client) Close() error { return c.session.Close() }
+func (c *Client) Close() error {
+	if c.lane > 0 {
+		return nil
+	}
+	return c.session.Close()
+}
 
 // stream is a request's stream, whose reader may hold bytes read ahead.
 type stream struct {
@@ -54,7 +68,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // request opens a stream and reads the first reply. The stream is closed when
 // ctx ends, until the returned release is called, which tells whether it was not.
 func (c *Client) request(ctx context.Context, req Request) (*stream, *Reply, func() bool, error) {
-	req.Client = c.name
+	req.Client, req.Lane = c.name, c.lane
 	conn, err := c.session.Open()
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("agent: %s: %w", req.Op, err)

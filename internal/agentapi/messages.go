@@ -37,8 +37,10 @@ const (
 type Request struct {
 	Op     string `json:"op"`
 	Client string `json:"client,omitempty"` // who asks, for "in use by …"
-	Put    *File  `json:"put,omitempty"`
-	Start  *Start `json:"start,omitempty"`
+	// Lane is which of several calls at a time it is about, see [CallFilter.Lanes].
+	Lane  int    `json:"lane,omitempty"`
+	Put   *File  `json:"put,omitempty"`
+	Start *Start `json:"start,omitempty"`
 	// Stream (debug) names the stream that begins or goes on.
 	Stream *Stream `json:"stream,omitempty"`
 	// TakeOver (debug) makes the agent hang up on the client that is connected, if
@@ -286,7 +288,13 @@ type CallFilter struct {
 	Env  []string `json:"env,omitempty"`
 	// Every is the time that has to be between the beginnings of two debugged calls.
 	Every Duration `json:"every,omitempty"`
+	// Max is how many may be debugged at a time; 0: one.
+	Max int `json:"max,omitempty"`
 }
+
+// Lanes is how many calls may be debugged at a time. Each has a lane: from 0, all but the
+// first as if they had an agent of their own. A lane has one call after the other.
+func (f CallFilter) Lanes() int { return max(1, f.Max) }
 
 // Duration is a time.Duration written as a string ("1m30s") in JSON.
 type Duration time.Duration

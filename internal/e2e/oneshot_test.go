@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,18 @@ func callsOf(t *testing.T, target, calls, program, grace string) (*editor.Debugg
 // callsIn is F5 on a configuration for the calls of a program that is built in a folder.
 func callsIn(t *testing.T, dir, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
+	return callsBy(t, func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
+		d, _, err := editor.Start(ctx, conn, request, config)
+		return d, err
+	}, dir, target, calls, program, grace)
+}
+
+// startEditor is editor.Start, or what stands for it.
+type startEditor func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error)
+
+// callsBy is callsIn, in an editor that is started in some way.
+func callsBy(t *testing.T, start startEditor, dir, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
+	t.Helper()
 	adapter, err := cluster.BeginAdapter(testcluster.Command{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +101,7 @@ func callsIn(t *testing.T, dir, target, calls, program, grace string) (*editor.D
 			t.Log("restoring after the failure:", err, result.Stderr)
 		}
 	})
-	d, _, err := editor.Start(withinBuild(t), adapter, "launch", map[string]any{
+	d, err := start(withinBuild(t), adapter, "launch", map[string]any{
 		"type": "kubedelve", "request": "launch", "name": "calls",
 		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},
 		"program": program,
@@ -181,6 +194,96 @@ func TestIntegrationNodeOneShot(t *testing.T) {
 	t.Logf("while another one is halted in runc create: %v", beside)
 }
 
+// Two calls are stopped at a time, each in a session of the editor's, and a third passes by.
+// When one is over, another one may be stopped. Whatever ends, both go on.
+func TestIntegrationNodeOneShotTogether(t *testing.T) {
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	before := runcOnNode(t)
+	d, adapter := callsBy(t, func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
+		return editor.StartParent(ctx, conn, request, config)
+	}, runcModule(), "node/node1:runc", "command=create,container=app,max=2,namespace="+n.Name, "github.com/opencontainers/runc", "")
+	start := runcBreakpoint(t, "container_linux.go", "func (c *linuxContainer) Start(", "c.m.Lock()")
+	if err := d.Mark(within(t), start); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string) {
+		t.Helper()
+		if err := plainPod(n, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runs := func(name string) {
+		t.Helper()
+		if err := n.AwaitPodRunning(within(t), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// beside is a session for a call that comes while d has one.
+	beside := func(name string) (child *editor.Debugger, childAdapter *testcluster.Adapter) {
+		t.Helper()
+		create(name)
+		child, asked, err := d.OpenChild(within(t), func() (_ io.ReadWriteCloser, err error) {
+			childAdapter, err = cluster.BeginAdapter(testcluster.Command{})
+			return childAdapter, err
+		}, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "pod " + n.Name + "/" + name + ", container app"; !strings.HasPrefix(asked.Name(), "runc create (") || !strings.Contains(asked.Name(), want) {
+			t.Errorf("the session for %s is named %q", want, asked.Name())
+		}
+		stopsAt(t, child, start, "linuxContainer).Start", "process")
+		return child, childAdapter
+	}
+
+	armed(t, d)
+	create("first")
+	stopsAt(t, d, start, "linuxContainer).Start", "process")
+	second, secondAdapter := beside("second")
+	create("third")
+	runs("third")
+
+	goesOn(t, second)
+	runs("second")
+	ended(t, second, secondAdapter)
+
+	t.Log("the agent is killed: both go on, and the session with another agent")
+	fourth, fourthAdapter := beside("fourth")
+	killAgents(t)
+	runs("first")
+	runs("fourth")
+	ended(t, fourth, fourthAdapter)
+
+	t.Log("the session is ended: both go on")
+	armed(t, d)
+	create("fifth")
+	stopsAt(t, d, start, "linuxContainer).Start", "process")
+	sixth, sixthAdapter := beside("sixth")
+	leave(t, d, adapter)
+	runs("fifth")
+	runs("sixth")
+	ended(t, sixth, sixthAdapter)
+	if now := runcOnNode(t); now != before {
+		t.Errorf("runc on the node:\n%s\nit was:\n%s", now, before)
+	}
+}
+
+// killAgents ends the agents for calls on the node.
+func killAgents(t *testing.T) {
+	t.Helper()
+	agents, err := cluster.InNode(within(t), "pgrep", "-f", "kubedelve-agent calls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := cluster.InNode(within(t), append([]string{"kill", "-9"}, strings.Fields(agents)...)...); err != nil {
+		t.Fatal(err, out)
+	}
+}
+
 // runcOnNode tells what a session may change on the node.
 func runcOnNode(t *testing.T) string {
 	t.Helper()
@@ -239,13 +342,7 @@ func TestIntegrationNodeOneShotFaults(t *testing.T) {
 	t.Log("the agent is killed: the call goes on, and the session with another agent")
 	d, adapter := begin()
 	halt(d, "agent-killed")
-	agents, err := cluster.InNode(within(t), "pgrep", "-f", "kubedelve-agent calls")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := cluster.InNode(within(t), append([]string{"kill", "-9"}, strings.Fields(agents)...)...); err != nil {
-		t.Fatal(err, out)
-	}
+	killAgents(t)
 	goesOn("agent-killed")
 
 	t.Log("the session is ended: the call goes on")

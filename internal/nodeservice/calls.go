@@ -186,7 +186,9 @@ func (p *CallPost) Engage() (node agentapi.Node, leave bool, err error) {
 func (p *CallPost) Leave() { p.leave() }
 
 // Next waits for the next call that is to be debugged.
-func (p *CallPost) Next(ctx context.Context) (*oneshot.Call, error) { return p.calls.Next(ctx) }
+func (p *CallPost) Next(ctx context.Context, rank int) (*oneshot.Call, error) {
+	return p.calls.Next(ctx, rank)
+}
 
 // SetPods says which pods have the labels that the filter asks for.
 func (p *CallPost) SetPods(pods []string) { p.calls.SetPods(pods) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -21,15 +22,15 @@ type Calls struct {
 	filter agentapi.CallFilter
 	log    *slog.Logger
 
-	mu     sync.Mutex // guards all below
-	waiter chan *Call // has a place for one; nil: nobody waits for a call
-	last   time.Time  // when a call was given to a waiter
-	pods   []string   // NAMESPACE/NAME of those with the filter's labels
+	mu      sync.Mutex         // guards all below
+	waiters map[int]chan *Call // who waits for a call, by rank; each has a place for one
+	last    time.Time          // when a call was given to a waiter
+	pods    []string           // NAMESPACE/NAME of those with the filter's labels
 }
 
 // NewCalls makes one for the calls that a filter lets through.
 func NewCalls(filter agentapi.CallFilter, log *slog.Logger) *Calls {
-	return &Calls{filter: filter, log: log}
+	return &Calls{filter: filter, log: log, waiters: map[int]chan *Call{}}
 }
 
 // Listen listens on a socket that wrappers know.
@@ -80,7 +81,7 @@ func (c *Calls) Serve(ctx context.Context, l net.Listener) error {
 func (c *Calls) wanted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.waiter != nil && time.Since(c.last) >= time.Duration(c.filter.Every)
+	return len(c.waiters) > 0 && time.Since(c.last) >= time.Duration(c.filter.Every)
 }
 
 // thinking is sent to a wrapper that has to wait, once in thinkingEvery.
@@ -139,28 +140,31 @@ func (c *Calls) labelled(call *Call) bool {
 	return slices.Contains(c.pods, w.namespace+"/"+w.pod)
 }
 
-// give hands a call over.
+// give hands a call over to who comes first.
 func (c *Calls) give(call *Call) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.waiter == nil {
+	if len(c.waiters) == 0 {
 		return false
 	}
-	c.waiter <- call
-	c.waiter, c.last = nil, time.Now()
+	first := slices.Min(slices.Collect(maps.Keys(c.waiters)))
+	c.waiters[first] <- call
+	delete(c.waiters, first)
+	c.last = time.Now()
 	return true
 }
 
 // Next waits for the next call. The one who gets it must see to it that it goes on:
-// [Call.Execute] or [Call.Release]. Only one may wait at a time.
-func (c *Calls) Next(ctx context.Context) (*Call, error) {
+// [Call.Execute] or [Call.Release]. Of several that wait the one with the lowest rank
+// gets it, of which there may be one at a time.
+func (c *Calls) Next(ctx context.Context, rank int) (*Call, error) {
 	waiter := make(chan *Call, 1)
 	c.mu.Lock()
-	if c.waiter != nil {
+	if c.waiters[rank] != nil {
 		c.mu.Unlock()
 		return nil, errors.New("somebody else waits for the next call")
 	}
-	c.waiter = waiter
+	c.waiters[rank] = waiter
 	c.mu.Unlock()
 	select {
 	case call := <-waiter:
@@ -168,8 +172,10 @@ func (c *Calls) Next(ctx context.Context) (*Call, error) {
 	case <-ctx.Done():
 	}
 	c.mu.Lock()
-	given := c.waiter == nil
-	c.waiter = nil
+	given := c.waiters[rank] != waiter
+	if !given {
+		delete(c.waiters, rank)
+	}
 	c.mu.Unlock()
 	if given {
 		(<-waiter).Release()

@@ -89,7 +89,7 @@ func (s *site) next(t *testing.T, ask []string) given {
 	})
 	next := make(chan *Call, 1)
 	go func() {
-		call, err := calls.Next(ctx)
+		call, err := calls.Next(ctx, 0)
 		if err != nil {
 			t.Error(err)
 		}
@@ -329,7 +329,7 @@ func BenchmarkCall(b *testing.B) {
 			done := make(chan struct{})
 			go func() { _ = calls.Serve(b.Context(), l); close(done) }()
 			if c.waits {
-				go func() { _, _ = calls.Next(b.Context()) }()
+				go func() { _, _ = calls.Next(b.Context(), 0) }()
 			}
 			b.Cleanup(func() { <-done })
 			run(b)

@@ -163,7 +163,7 @@ func (s *site) answering(t *testing.T, filter agentapi.CallFilter, debug bool) (
 	go func() {
 		n := 0
 		for debug {
-			call, err := calls.Next(ctx)
+			call, err := calls.Next(ctx, 0)
 			if err != nil {
 				break
 			}
