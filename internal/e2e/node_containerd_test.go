@@ -24,7 +24,7 @@ func (s *nodeSession) containerd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := testcluster.CompileContainerd(forCompiling(t), source); err != nil {
+	if err := testcluster.CompileContainerd(forCompiling(t), source, "./cmd/containerd"); err != nil {
 		t.Fatal(err)
 	}
 	path, err := testcluster.SandboxSource(source)

@@ -73,19 +73,36 @@ func callsOf(t *testing.T, target, calls, program, grace string) (*editor.Debugg
 // callsIn is F5 on a configuration for the calls of a program that is built in a folder.
 func callsIn(t *testing.T, dir, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	return callsBy(t, func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
-		d, _, err := editor.Start(ctx, conn, request, config)
-		return d, err
-	}, dir, target, calls, program, grace)
+	return callsBy(t, testcluster.Command{Dir: dir}, startAlone, callsConfig(dir, target, calls, program, grace))
+}
+
+// callsConfig is a configuration for the calls of a program that is built in a folder.
+func callsConfig(dir, target, calls, program, grace string) map[string]any {
+	return map[string]any{
+		"type": "kubedelve", "request": "launch", "name": "calls",
+		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},
+		"program": program,
+		"build":   map[string]any{"dir": dir},
+	}
 }
 
 // startEditor is editor.Start, or what stands for it.
 type startEditor func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error)
 
-// callsBy is callsIn, in an editor that is started in some way.
-func callsBy(t *testing.T, start startEditor, dir, target, calls, program, grace string) (*editor.Debugger, *testcluster.Adapter) {
+func startAlone(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
+	d, _, err := editor.Start(ctx, conn, request, config)
+	return d, err
+}
+
+func startParent(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
+	return editor.StartParent(ctx, conn, request, config)
+}
+
+// callsBy is F5 on a configuration for calls, in an editor that is started in some way.
+func callsBy(t *testing.T, command testcluster.Command, start startEditor, config map[string]any) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	adapter, err := cluster.BeginAdapter(testcluster.Command{Dir: dir})
+	target := config["target"].(map[string]any)["name"].(string) //nolint:forcetypeassert // callsConfig's
+	adapter, err := cluster.BeginAdapter(command)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,12 +118,7 @@ func callsBy(t *testing.T, start startEditor, dir, target, calls, program, grace
 			t.Log("restoring after the failure:", err, result.Stderr)
 		}
 	})
-	d, err := start(withinBuild(t), adapter, "launch", map[string]any{
-		"type": "kubedelve", "request": "launch", "name": "calls",
-		"target":  map[string]any{"name": target, "agentImage": cluster.Refs["agent"], "calls": calls, "grace": grace},
-		"program": program,
-		"build":   map[string]any{"dir": dir},
-	})
+	d, err := start(withinBuild(t), adapter, "launch", config)
 	if err != nil {
 		_ = d.Close()
 		_, stderr, _ := adapter.Wait(within(t))
@@ -203,9 +215,8 @@ func TestIntegrationNodeOneShotTogether(t *testing.T) {
 	}
 	relax(t, n)
 	before := runcOnNode(t)
-	d, adapter := callsBy(t, func(ctx context.Context, conn io.ReadWriteCloser, request string, config map[string]any) (*editor.Debugger, error) {
-		return editor.StartParent(ctx, conn, request, config)
-	}, runcModule(), "node/node1:runc", "command=create,container=app,max=2,namespace="+n.Name, "github.com/opencontainers/runc", "")
+	d, adapter := callsBy(t, testcluster.Command{Dir: runcModule()}, startParent,
+		callsConfig(runcModule(), "node/node1:runc", "command=create,container=app,max=2,namespace="+n.Name, "github.com/opencontainers/runc", ""))
 	start := runcBreakpoint(t, "container_linux.go", "func (c *linuxContainer) Start(", "c.m.Lock()")
 	if err := d.Mark(within(t), start); err != nil {
 		t.Fatal(err)

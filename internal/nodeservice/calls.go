@@ -174,7 +174,7 @@ func (p *CallPost) Engage() (node agentapi.Node, leave bool, err error) {
 		return node, false, errors.Join(err, listener.Close())
 	}
 	p.serving.Go(func() { // ends with the agent
-		if err := p.calls.Serve(p.ctx, listener); err != nil {
+		if err := p.calls.Serve(p.ctx, listener, place.Original()); err != nil {
 			p.leave()
 		}
 	})

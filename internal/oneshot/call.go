@@ -158,6 +158,10 @@ var valued = []string{
 // valuedOfShims are those of containerd's shims; their command has no further words.
 var valuedOfShims = []string{"namespace", "address", "publish-binary", "id", "socket", "debug-socket"}
 
+// serveCommand is how users call a shim without a command, which stays for as long as its
+// pod: "start" starts it, as the program by whose path it is known itself.
+const serveCommand = "serve"
+
 // isShim tells whether it is a shim of containerd that is called.
 func (c *Call) isShim() bool { return strings.HasPrefix(filepath.Base(c.Args[0]), "containerd-shim") }
 
@@ -189,8 +193,11 @@ func (c *Call) readRuntime() {
 			c.ID = value
 		}
 	}
-	if len(words) > 0 {
+	switch {
+	case len(words) > 0:
 		c.Command = words[0]
+	case c.isShim():
+		c.Command = serveCommand
 	}
 	if len(words) > 1 {
 		c.ID = words[1]

@@ -19,8 +19,9 @@ import (
 
 // Calls answers the wrappers.
 type Calls struct {
-	filter agentapi.CallFilter
-	log    *slog.Logger
+	filter   agentapi.CallFilter
+	original string // see Place.Original
+	log      *slog.Logger
 
 	mu      sync.Mutex         // guards all below
 	waiters map[int]chan *Call // who waits for a call, by rank; each has a place for one
@@ -28,7 +29,8 @@ type Calls struct {
 	pods    []string           // NAMESPACE/NAME of those with the filter's labels
 }
 
-// NewCalls makes one for the calls that a filter lets through.
+// NewCalls makes one for the calls that a filter lets through. Other calls, and those that
+// are released, execute the original.
 func NewCalls(filter agentapi.CallFilter, log *slog.Logger) *Calls {
 	return &Calls{filter: filter, log: log, waiters: map[int]chan *Call{}}
 }
@@ -50,8 +52,9 @@ func Listen(socket string) (net.Listener, error) {
 }
 
 // Serve answers wrappers until ctx ends, which it returns nil for, or the listener
-// fails. It closes the listener.
-func (c *Calls) Serve(ctx context.Context, l net.Listener) error {
+// fails. It closes the listener. The path is [Place.Original].
+func (c *Calls) Serve(ctx context.Context, l net.Listener, original string) error {
+	c.original = original
 	var answering sync.WaitGroup
 	defer answering.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -66,7 +69,7 @@ func (c *Calls) Serve(ctx context.Context, l net.Listener) error {
 		}
 		caller, ok := conn.(*net.UnixConn)
 		if !ok || !c.wanted() {
-			_ = conn.Close() // at once: the original
+			c.hangUp(conn)
 			continue
 		}
 		answering.Go(func() { // ends when the call has its answer, or with ctx
@@ -75,6 +78,12 @@ func (c *Calls) Serve(ctx context.Context, l net.Listener) error {
 			}
 		})
 	}
+}
+
+// hangUp has a wrapper execute the original, unless it was told to execute something else.
+func (c *Calls) hangUp(conn net.Conn) {
+	_, _ = conn.Write(append([]byte(c.original), 0)) // else it executes the copy
+	_ = conn.Close()
 }
 
 // wanted tells whether somebody waits for a call and may have one now.
@@ -92,7 +101,7 @@ var thinking = []byte{0}
 // answer gives a call to who waits for one, if it is such; else, and in the end, it hangs
 // up, and the wrapper executes the original.
 func (c *Calls) answer(ctx context.Context, conn *net.UnixConn) error {
-	defer func() { _ = conn.Close() }()
+	defer c.hangUp(conn)
 	pid, err := peer(conn)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package oneshot
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -81,7 +82,7 @@ func (s *site) next(t *testing.T, ask []string) given {
 	}
 	served := make(chan error, 1)
 	ctx := t.Context() // ends before the cleanups
-	go func() { served <- calls.Serve(ctx, l) }()
+	go func() { served <- calls.Serve(ctx, l, s.Original()) }()
 	t.Cleanup(func() {
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -121,6 +122,32 @@ func TestReleasedCallIsTheOriginal(t *testing.T) {
 		t.Error(err)
 	}
 	c.done(t)
+}
+
+func TestOriginalIsTheProgramsOwnFile(t *testing.T) {
+	s := newSite(t)
+	own, err := os.Stat(s.Program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.take(t)
+	_, stop := s.answering(t, agentapi.CallFilter{}, false)
+	c := beginWith(t, s, "wait")
+	proc := fmt.Sprintf("/proc/%d/", c.Process.Pid)
+	await(t, "the call executes the program's own file", func() bool {
+		runs, err := os.Stat(proc + "exe")
+		return err == nil && os.SameFile(runs, own)
+	})
+	stop()
+	if err := s.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if path, err := os.Readlink(proc + "exe"); err != nil || path != s.Program {
+		t.Errorf("after the session the call runs %s, %v", path, err)
+	}
+	if name, err := os.ReadFile(proc + "comm"); err != nil || string(name) != filepath.Base(s.Program)+"\n" {
+		t.Errorf("its name is %q, %v", name, err)
+	}
 }
 
 func TestAgentThatHangsIsNotWaitedFor(t *testing.T) {
@@ -327,7 +354,7 @@ func BenchmarkCall(b *testing.B) {
 				b.Fatal(err)
 			}
 			done := make(chan struct{})
-			go func() { _ = calls.Serve(b.Context(), l); close(done) }()
+			go func() { _ = calls.Serve(b.Context(), l, s.Original()); close(done) }()
 			if c.waits {
 				go func() { _, _ = calls.Next(b.Context(), 0) }()
 			}

@@ -14,6 +14,8 @@ func matches(f agentapi.CallFilter, c *Call) bool {
 	switch {
 	case !itself && !init:
 		return false
+	case c.isShim() && c.Command == "start" && len(f.Commands) == 0:
+		return false // it would start the shim as a debug build that nobody debugs
 	case !fits(f.ID, c.ID):
 		return false
 	}

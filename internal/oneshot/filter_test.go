@@ -21,6 +21,7 @@ func TestRuntimeCommandLines(t *testing.T) {
 		{"runc --root", "", "", "", ""},
 		{"/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -address /run/c.sock -publish-binary /usr/bin/containerd -id c1 start", "start", "c1", "", ""},
 		{"containerd-shim-runc-v2 -namespace k8s.io -id c1 -bundle /b delete", "delete", "c1", "/b", ""},
+		{"containerd-shim-runc-v2 -namespace k8s.io -id c1 -address /run/c.sock", "serve", "c1", "", ""},
 	} {
 		c := &Call{Args: strings.Fields(test.args)}
 		c.readRuntime()
@@ -72,7 +73,10 @@ func TestFilter(t *testing.T) {
 		{"a state that can't be read", ofPod, "runc --root DIR/root exec c2 sh", nil, false},
 		{"no such container", ofPod, "runc --root DIR/root exec c3 sh", nil, false},
 		{"not a container's id", ofPod, "runc --root DIR/root exec ../root/c1 sh", nil, false},
-		{"pod of a shim", ofPod, "containerd-shim-runc-v2 -namespace k8s.io -id c1 start", nil, true},
+		{"pod of a shim", ofPod, "containerd-shim-runc-v2 -namespace k8s.io -id c1 delete", nil, true},
+		{"what starts a shim", ofPod, "containerd-shim-runc-v2 -namespace k8s.io -id c1 start", nil, false},
+		{"what starts a shim, if it is asked for", agentapi.CallFilter{Commands: []string{"start"}}, "containerd-shim-runc-v2 -namespace k8s.io -id c1 start", nil, true},
+		{"a shim that stays", agentapi.CallFilter{Commands: []string{"serve"}, Pod: ofPod.Pod}, "containerd-shim-runc-v2 -namespace k8s.io -id c1 -address /run/c.sock", nil, true},
 		{"another container", agentapi.CallFilter{Container: "proxy"}, "runc create --bundle DIR/bundle c1", nil, false},
 		{"no pod at all", ofPod, "runc --version", nil, false},
 		{"pod by CNI", agentapi.CallFilter{Commands: []string{"ADD"}, Namespace: "default", Pod: "web-1"}, "bridge", cni, true},

@@ -22,12 +22,20 @@ type Place struct {
 	Dir string `json:"dir"`
 	// Builds is where the debug builds are.
 	Builds string `json:"builds"`
+
+	program *os.File // the program's own file, below the wrapper; nil: not taken by this process
 }
 
 // Socket is where wrappers ask.
 func (p *Place) Socket() string { return filepath.Join(p.Dir, "calls.sock") }
 
-// original has the program's own name, which the kernel shows as the process's.
+// Original is a path by which wrappers find the program's own file for as long as this
+// process lives that has taken its place. Who executes that is known by the program's path,
+// to itself, too: what it then starts as itself is called like any other.
+func (p *Place) Original() string { return filepath.Join(p.Dir, "itself", filepath.Base(p.Program)) }
+
+// original is a copy, for wrappers that nobody answers. It has the program's own name, which
+// the kernel shows as the process's.
 func (p *Place) original() string { return filepath.Join(p.Dir, "original", filepath.Base(p.Program)) }
 func (p *Place) wrapper() string  { return filepath.Join(p.Dir, "wrapper") }
 
@@ -43,13 +51,16 @@ func (p *Place) Take(alike func(from, to string)) (err error) {
 			err = errors.Join(fmt.Errorf("taking the place of %s: %w", p.Program, err), p.Remove())
 		}
 	}()
-	if err := os.MkdirAll(filepath.Dir(p.original()), 0o755); err != nil {
-		return err
-	}
-	for _, dir := range []string{p.Dir, filepath.Dir(p.original())} {
+	for _, dir := range []string{p.Dir, filepath.Dir(p.original()), filepath.Dir(p.Original())} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // callers pass through, whatever the umask
 			return err
 		}
+	}
+	if err := p.hold(); err != nil {
+		return err
 	}
 	// A copy, not another mount of it: where mounts are shared, what is mounted on a
 	// file is mounted on the file's other mounts, too, and the wrapper would find itself.
@@ -77,6 +88,21 @@ func (p *Place) Take(alike func(from, to string)) (err error) {
 		return fmt.Errorf("protecting the wrapper: %w", err)
 	}
 	return p.seen()
+}
+
+// hold keeps a way to the program's file that what is mounted over it does not close: a
+// descriptor leads to a file below a mount (proc_pid_fd(5)). By the link the kernel finds the
+// process's name.
+func (p *Place) hold() error {
+	fd, err := unix.Open(p.Program, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	p.program = os.NewFile(uintptr(fd), p.Program)
+	if err := os.Remove(p.Original()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), p.Original())
 }
 
 // seen checks that those who call the program do get the wrapper: they may have a view of
@@ -108,6 +134,10 @@ func (p *Place) Remove() error {
 	}
 	if err := p.letGo(); err != nil {
 		return err
+	}
+	if p.program != nil {
+		_ = p.program.Close()
+		p.program = nil
 	}
 	if err := os.RemoveAll(p.Dir); err != nil {
 		return fmt.Errorf("removing the wrapper: %w", err)

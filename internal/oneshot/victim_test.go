@@ -159,7 +159,7 @@ func (s *site) answering(t *testing.T, filter agentapi.CallFilter, debug bool) (
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served, debugged := make(chan error, 1), make(chan int, 1)
-	go func() { served <- calls.Serve(ctx, l) }()
+	go func() { served <- calls.Serve(ctx, l, s.Original()) }()
 	go func() {
 		n := 0
 		for debug {

@@ -42,19 +42,34 @@ func (c *Cluster) ContainerdSource(ctx context.Context) (string, error) {
 	return downloaded.Dir, nil
 }
 
-// CompileContainerd compiles its sources for debugging: minutes of a core, the first time.
-func CompileContainerd(ctx context.Context, source string) error {
-	return compileIn(ctx, source, ContainerdEnv, "-tags", strings.Join(ContainerdTags, ","), "./cmd/containerd")
+// CompileContainerd compiles a program of its sources, "./cmd/containerd", for debugging:
+// minutes of a core, the first time.
+func CompileContainerd(ctx context.Context, source, program string) error {
+	return compileIn(ctx, source, ContainerdEnv, "-tags", strings.Join(ContainerdTags, ","), program)
 }
 
 // SandboxSource is the file with RunPodSandbox in containerd's sources, of version 1 or 2.
 func SandboxSource(containerd string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(containerd, "[pi]*", "cri", "server", "sandbox_run.go"))
-	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("%s has the files %q, not one sandbox_run.go", containerd, found)
+	return oneFile(containerd, "[pi]*/cri/server/sandbox_run.go")
+}
+
+// ShimSource is the file with the service of containerd-shim-runc-v2, of version 1 or 2.
+func ShimSource(containerd string) (string, error) {
+	return oneFile(containerd, "runtime/v2/runc/task/service.go", "cmd/containerd-shim-runc-v2/task/service.go")
+}
+
+// oneFile is the one file below a folder that fits one of the patterns.
+func oneFile(dir string, patterns ...string) (string, error) {
+	var all []string
+	for _, pattern := range patterns {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return "", err
+		}
+		all = append(all, found...)
 	}
-	if err != nil {
-		return "", err
+	if len(all) != 1 {
+		return "", fmt.Errorf("%s has %q of %q, not one file", dir, all, patterns)
 	}
-	return found[0], nil
+	return all[0], nil
 }
