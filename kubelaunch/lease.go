@@ -1,6 +1,7 @@
 package kubelaunch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -156,7 +157,34 @@ func (h *leaseHold) renew(ctx context.Context, lease *coordinationv1.Lease, seen
 	seen.renewed(next, time.Now())
 	if first {
 		h.say(false, "the %s is held: the Lease %s/%s is renewed on its behalf, for %v at most", h.own.program, h.own.namespace, h.own.name, h.limit)
+		h.warnUnready(ctx)
 	}
+}
+
+// warnUnready tells of what a Lease can't help: a kubelet that has called its node NotReady
+// just before it was halted, as some do when they begin.
+func (h *leaseHold) warnUnready(ctx context.Context) {
+	if h.own.namespace != corev1.NamespaceNodeLease {
+		return
+	}
+	node, err := h.cluster.Client.CoreV1().Nodes().Get(ctx, h.own.name, metav1.GetOptions{})
+	if err != nil {
+		return
+	}
+	if why, is := unready(node); is {
+		h.say(true, "the kubelet has called its node NotReady before it was halted (%s), and can't take that back now: pods are taken off such a node after a while, 5 min by default", why)
+	}
+}
+
+// unready tells whether and why a kubelet has called its node NotReady. What others say of a
+// node whose kubelet is silent does not count.
+func unready(node *corev1.Node) (why string, is bool) {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return cmp.Or(c.Message, c.Reason), c.Status == corev1.ConditionFalse
+		}
+	}
+	return "", false
 }
 
 func (h *leaseHold) letGo(ctx context.Context) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -120,6 +121,25 @@ func TestLeaderLeaseDuration(t *testing.T) {
 	}
 	if args := leaderArgs(Target{Kind: KindNode, Name: "n1", Service: "kubelet"}, time.Hour); args != nil {
 		t.Errorf("a kubelet gets %q", args)
+	}
+}
+
+func TestUnreadyNode(t *testing.T) {
+	for _, test := range []struct {
+		condition corev1.NodeCondition
+		why       string
+		is        bool
+	}{
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Message: "kubelet is posting ready status"}, "kubelet is posting ready status", false},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady", Message: "no runtime"}, "no runtime", true},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "KubeletNotReady"}, "KubeletNotReady", true},
+		{corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status."}, "Kubelet stopped posting node status.", false},
+		{corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse}, "", false},
+	} {
+		node := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{test.condition}}}
+		if why, is := unready(node); why != test.why || is != test.is {
+			t.Errorf("%+v: %q, %v", test.condition, why, is)
+		}
 	}
 }
 

@@ -81,7 +81,11 @@ func (s *nodeSession) config(hold string) map[string]any {
 // debugKubelet is F5 on the kubelet's configuration.
 func (s *nodeSession) debugKubelet(t *testing.T, hold string, breakpoints ...editor.Breakpoint) (*editor.Debugger, *testcluster.Adapter) {
 	t.Helper()
-	return s.debug(t, testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv}, s.config(hold), breakpoints...)
+	d, adapter := s.debug(t, testcluster.Command{Dir: s.kube.Dir, Env: testcluster.KubeEnv}, s.config(hold), breakpoints...)
+	// A kubelet that begins may call its node NotReady until it has looked at the runtime. If
+	// it were halted just then, nobody could take that back.
+	s.fineAgain(t)
+	return d, adapter
 }
 
 // debug is F5 on a configuration.
