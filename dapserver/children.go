@@ -24,13 +24,14 @@ type Parent interface {
 
 	// Children calls add with each further process, those that there are and then
 	// those that come, until ctx ends or the session is over. add does not wait for
-	// the editor. It is called for one client at a time.
+	// the editor. It is called for one client at a time. If that can't open sessions
+	// (opens), those that are added go on without a debugger.
 	//
 	// The sessions belong to the Parent, whose Close ends them too. A client that
 	// leaves one, or an editor that opens none for it, calls its Detach, also
 	// without a Dial before; from then on its process runs without a debugger,
 	// until the next Dial. Close of a child's session is never called.
-	Children(ctx context.Context, add func(Child))
+	Children(ctx context.Context, opens bool, add func(Child))
 }
 
 // Child is one process of a [Parent].
@@ -41,6 +42,9 @@ type Child struct {
 	// "web-kubedelve-1a2b3c4d-2 (replica 2 of 3)".
 	Name    string
 	Session Session
+	// Gone is closed when there is nothing left to open a session for; nil: it stays for
+	// as long as the Parent.
+	Gone <-chan struct{}
 }
 
 // ChildRef is how an editor's configuration for a child session names it. kubedelve
@@ -95,7 +99,9 @@ func (s *session) raise(ctx context.Context, st *start) {
 	f.cancel, f.hangUp = cancel, hangUp
 	st.family = f
 	f.wg.Go(func() { // ends with the family, or with the parent
-		parent.Children(ctx, func(child Child) {
+		opens := false
+		s.update(func(state *state) { opens = state.client.startDebugging })
+		parent.Children(ctx, opens, func(child Child) {
 			f.wg.Go(func() { f.offer(ctx, serving, child) }) // ends when the editor has a session for it, or has not
 		})
 	})
@@ -109,7 +115,7 @@ func (f *family) end(ctx context.Context) {
 	f.cancel()
 	f.mu.Lock()
 	f.ended = true
-	members, socket := f.members, f.socket
+	members, socket := slices.Clone(f.members), f.socket
 	f.mu.Unlock()
 	var leaving sync.WaitGroup
 	for _, m := range members {
@@ -151,7 +157,7 @@ func (s *session) childOf(cfg *LaunchConfig) (child *member, joining bool, err e
 }
 
 // offer asks the editor to open a session for a child. If it does not, the child's
-// process goes on without a debugger.
+// process goes on without a debugger. It returns when the child is gone, if it ever is.
 func (f *family) offer(ctx, serving context.Context, child Child) {
 	able := false
 	f.parent.update(func(st *state) { able = st.client.startDebugging })
@@ -164,6 +170,7 @@ func (f *family) offer(ctx, serving context.Context, child Child) {
 	if m == nil {
 		return
 	}
+	defer f.awaitGone(ctx, m)
 	err := f.ask(ctx, m)
 	if err == nil || ctx.Err() != nil {
 		return
@@ -175,6 +182,22 @@ func (f *family) offer(ctx, serving context.Context, child Child) {
 	defer release()
 	_ = f.parent.output(ctx, Important, fmt.Sprintf("kubedelve: no debug session for %s: %v. It goes on without a debugger.\n", child.Name, err), nil)
 	f.letGo(ctx, child)
+}
+
+// awaitGone forgets a child when there is nothing left of it.
+func (f *family) awaitGone(ctx context.Context, m *member) {
+	if m.child.Gone == nil {
+		return
+	}
+	select {
+	case <-m.child.Gone:
+	case <-ctx.Done():
+		return
+	}
+	f.parent.srv.forget(m)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.members = slices.DeleteFunc(f.members, func(other *member) bool { return other == m })
 }
 
 // tellOnce says that this client gets the first process only.

@@ -29,7 +29,7 @@ type workload struct {
 	children chan Child
 }
 
-func (w *workload) Children(ctx context.Context, add func(Child)) {
+func (w *workload) Children(ctx context.Context, _ bool, add func(Child)) {
 	for {
 		select {
 		case child := <-w.children:
@@ -324,7 +324,8 @@ func TestEachProcessHasASessionOfItsOwn(t *testing.T) {
 func TestAChildsExitIsItsOwn(t *testing.T) {
 	bothWays(t, 1, []string{"loop"}, func(t *testing.T, h *hosts, w *workload, _ []*delve) {
 		once := startDelve(t)
-		w.children <- Child{ID: "once", Name: "once", Session: once}
+		gone := make(chan struct{})
+		w.children <- Child{ID: "once", Name: "once", Session: once, Gone: gone}
 		e := h.parent(launchArguments)
 		r := asked(e, 1)["once"]
 		c := h.attach(r)
@@ -343,6 +344,16 @@ func TestAChildsExitIsItsOwn(t *testing.T) {
 		want[*dap.DisconnectResponse](c)
 		c.wantEOF()
 		c.ended()
+		known := func() int {
+			h.srv.mu.Lock()
+			defer h.srv.mu.Unlock()
+			return len(h.srv.members)
+		}
+		if n := known(); n != 1 {
+			t.Errorf("%d children are known before the one is gone", n)
+		}
+		close(gone)
+		eventually(t, "it is forgotten", func() bool { return known() == 0 })
 
 		e.runTo("tick") // the parent's lives on
 		e.disconnect()

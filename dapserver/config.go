@@ -133,7 +133,8 @@ type Target struct {
 	// commas between, like "command=create,pod=default/web-*". There are command, id,
 	// namespace, pod, container, arg and env, in which * stands for anything,
 	// label=app=web for the pod's labels, every=10s for the least time between two, and
-	// max=3 for the most that are debugged at a time, each in a debug session of its own.
+	// max=3 for the most that are debugged at a time, each in a debug session of its own
+	// if the editor opens such (DAP: startDebugging).
 	// Of several commands it has to be one; command=init is the "runc init" that a call
 	// starts, alone or after the call itself. Default: all calls, one at a time.
 	Calls string `json:"calls,omitempty"`

@@ -117,6 +117,9 @@ func (v *supervisor) awaitCall(ctx context.Context, l link) error {
 		}
 	}
 	v.interrupted(Event{Kind: KindStage, Stage: "preparing"})
+	if lane, ok := v.site.(*laneSite); ok {
+		v.binary = lane.newest()
+	}
 	asking, withdraw := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() { // ends with asking

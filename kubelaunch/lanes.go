@@ -16,32 +16,53 @@ var errCallLost = errors.New("the call goes on without a debugger: its agent was
 // ([CallFilter.Lanes]); 1 for other targets.
 func (s *Session) Lanes() int { return max(1, s.lanes) }
 
-// AnotherCall waits for a call that comes while the session has one, and returns a session
-// for it alone, which ends with it, and tells the user what was called. The lane is from 1
-// to below Lanes; each has one such session at a time. Its Close lets the call go on; Close
-// of s does, too. The error is [ErrEnded] when s is over, or ctx's.
-func (s *Session) AnotherCall(ctx context.Context, lane int) (another *Session, call string, err error) {
+// Call is a call of a program, for the user.
+type Call struct {
+	Name  string // what was called
+	Limit string // how long its caller waits; empty: that is not known
+}
+
+// AnotherCall waits for a call that comes beside those of the session, and returns a session
+// for it alone, which ends with it. The lane is from 1 to below Lanes; each has one such
+// session at a time, until its Close, which the next one waits for. Its Close lets the call go
+// on; Close of s does, too. The error is [ErrEnded] or a [*LostError] when s is over, else
+// ctx's.
+func (s *Session) AnotherCall(ctx context.Context, lane int) (another *Session, call Call, err error) {
 	if lane < 1 || lane >= s.Lanes() {
-		return nil, "", fmt.Errorf("there is no lane %d: %d calls are debugged at a time", lane, s.Lanes())
+		return nil, call, fmt.Errorf("there is no lane %d: %d calls are debugged at a time", lane, s.Lanes())
+	}
+	for {
+		another, call, err = s.oneCall(ctx, lane)
+		var over error
+		s.look(func(st *state) { over = st.over })
+		if err == nil || ctx.Err() != nil || over != nil {
+			return another, call, errors.Join(over, err)
+		}
+		// It was over before anybody could look at it.
+	}
+}
+
+func (s *Session) oneCall(ctx context.Context, lane int) (another *Session, call Call, err error) {
+	var over error
+	err = s.await(ctx, func(st *state) bool {
+		_, taken := st.others[lane]
+		if over = st.over; !taken && over == nil {
+			st.others[lane] = nil // for this call
+		}
+		return !taken || over != nil
+	})
+	if err = errors.Join(err, over); err != nil {
+		return nil, call, err
 	}
 	site := &laneSite{first: s, lane: lane}
 	l, err := site.connect(ctx, func(string) {})
 	if err != nil {
-		return nil, "", err
+		site.leave()
+		return nil, call, err
 	}
-	var next Binary
-	s.look(func(st *state) { next = st.next })
-	another = newSession(s.ID, s.Target, site, newFeed(), Options{OnExit: EndSession}, l, runKey{}, next)
-	fresh := false
-	s.update(func(st *state) {
-		st.others[lane] = another
-		fresh = st.next == next
-	})
-	if !fresh {
-		s.tellOthers()
-	}
+	another = newSession(s.ID, s.Target, site, newFeed(), Options{OnExit: EndSession}, l, runKey{}, Binary{})
+	s.update(func(st *state) { st.others[lane] = another })
 	another.Expect(true)
-	var over error
 	err = another.await(ctx, func(st *state) bool {
 		if over = st.over; st.run != nil {
 			call = st.run.call
@@ -50,7 +71,7 @@ func (s *Session) AnotherCall(ctx context.Context, lane int) (another *Session, 
 	})
 	if err = errors.Join(err, over); err != nil {
 		_ = another.Close(context.WithoutCancel(ctx), nil)
-		return nil, "", err
+		return nil, call, err
 	}
 	return another, call, nil
 }
@@ -66,7 +87,7 @@ func (s *Session) endOthers(ctx context.Context, leave bool) {
 
 func (s *Session) otherLanes() (others []*Session) {
 	s.look(func(st *state) { others = slices.Collect(maps.Values(st.others)) })
-	return others
+	return slices.DeleteFunc(others, func(other *Session) bool { return other == nil })
 }
 
 // tellOthers has the other lanes' next calls be of the newest binary, which the agent has.
@@ -115,8 +136,27 @@ func (l *laneSite) renew(ctx context.Context, stage func(string)) (link, error) 
 	return l.connect(ctx, stage)
 }
 
-// close implements [site]. A call that is there has been settled: it goes on.
-func (l *laneSite) close(context.Context, bool, func(string)) error {
-	l.first.update(func(st *state) { delete(st.others, l.lane) })
+// newest is the binary that the next call executes. A lane that waits already hears of another
+// one by a swap.
+func (l *laneSite) newest() (b Binary) {
+	l.first.look(func(st *state) { b = st.next })
+	return b
+}
+
+// close implements [site]. A call that is there goes on.
+func (l *laneSite) close(ctx context.Context, leave bool, _ func(string)) error {
+	defer l.leave()
+	if leave {
+		return nil
+	}
+	// Also if there was no tunnel a moment ago: its caller waits.
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	if lane, err := l.connect(ctx, nil); err == nil {
+		_ = lane.client.Settle(ctx)
+	}
 	return nil
 }
+
+// leave makes room for the next one.
+func (l *laneSite) leave() { l.first.update(func(st *state) { delete(st.others, l.lane) }) }

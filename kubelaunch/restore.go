@@ -419,8 +419,9 @@ func Restore(ctx context.Context, info Info, progress func(stage string)) error 
 	if info.door != nil {
 		return info.door.undo(ctx, progress)
 	}
-	if err := info.journal.end(ctx, owner()); err != nil {
+	j := info.journal
+	if err := j.cluster.patiently(ctx, func(func()) error { return j.end(ctx, owner()) }); err != nil {
 		return err
 	}
-	return undo(ctx, info.journal, progress)
+	return undo(ctx, j, progress)
 }

@@ -23,7 +23,7 @@ type state struct {
 	// Of a target whose calls are debugged.
 
 	next   Binary           // what the next calls execute
-	others map[int]*Session // those of the other lanes
+	others map[int]*Session // those of the other lanes; nil: is about to be one
 
 	// What is wished. The methods of Session change it.
 
@@ -58,7 +58,7 @@ type run struct {
 	began   time.Time
 	waiting bool   // at its entry since it was started: nobody has let it go on or dialled
 	held    bool   // it is being let go: who wants to dial waits
-	call    string // what was called, for the user
+	call    Call
 }
 
 // swap is a call of Session.Swap.

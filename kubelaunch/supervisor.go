@@ -32,6 +32,7 @@ type supervisor struct {
 	options Options  // ... and how: Args, Env and Dir
 	exits   backoff  // when that may be
 	start   *attempt // a start whose outcome is not known; nil: none is
+	before  runKey   // of the run that the agent had when none was asked for
 	renewed bool     // nothing was loaded yet by the agent there is
 	old     link     // brings the last output of an agent that is gone, until the next run is there
 	calls   bool     // a run is a call that others make
@@ -212,6 +213,9 @@ func (v *supervisor) sync(ctx context.Context, l link) error {
 		v.start = nil
 	}
 	key := runKey{hello.Boot, hello.Run}
+	if attempted == nil {
+		v.before = key
+	}
 	var now *run
 	var last runKey
 	var over []*Conn
@@ -224,7 +228,7 @@ func (v *supervisor) sync(ctx context.Context, l link) error {
 	})
 	hangUp(over)
 	switch {
-	case key != last && attempted != nil && attempted.binary.SHA256 == hello.SHA256:
+	case key != last && key != v.before && attempted != nil && attempted.binary.SHA256 == hello.SHA256:
 		v.begun(key, *attempted) // its answer was lost
 		fallthrough
 	case now != nil:
@@ -279,7 +283,7 @@ func (v *supervisor) begun(key runKey, a attempt) {
 	v.options.Args, v.options.Env, v.options.Dir = a.options.Args, a.options.Env, a.options.Dir
 	v.session.update(func(st *state) {
 		st.begin(key, a.binary, a.swap != nil)
-		st.run.call = v.call
+		st.run.call = Call{cmp.Or(v.call, "a call"), v.limit}
 		if st.swap == a.swap {
 			st.swap = nil
 		}

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -15,15 +15,17 @@ import (
 // for nobody.
 func (s parentSession) otherCalls(ctx context.Context, lane int, add func(dapserver.Child)) {
 	for n := 1; ; n++ {
-		session, name, err := s.session.AnotherCall(ctx, lane)
+		session, call, err := s.session.AnotherCall(ctx, lane)
 		if err != nil {
 			return
 		}
-		child := &callSession{dapSession: &dapSession{launched: s.launched, session: session}, name: cmp.Or(name, "a call")}
-		add(dapserver.Child{ID: fmt.Sprintf("%d.%d", lane, n), Name: child.name, Session: child})
+		gone := make(chan struct{})
+		child := &callSession{dapSession: &dapSession{launched: s.launched, session: session}, call: call}
+		add(dapserver.Child{ID: fmt.Sprintf("%d.%d", lane, n), Name: call.Name, Session: child, Gone: gone})
 		_, err = session.Wait(ctx)
 		_ = session.Close(context.WithoutCancel(ctx), nil) // it goes on, if it is still there
-		if ctx.Err() != nil || err != nil && !child.wanted.Load() {
+		close(gone)
+		if ctx.Err() != nil || errors.Is(err, kubelaunch.ErrEnded) && !child.wanted.Load() {
 			return
 		}
 	}
@@ -32,12 +34,12 @@ func (s parentSession) otherCalls(ctx context.Context, lane int, add func(dapser
 // callSession is a call that is debugged beside others.
 type callSession struct {
 	*dapSession
-	name   string
+	call   kubelaunch.Call
 	wanted atomic.Bool // an editor has come for it
 }
 
 // Name implements [dapserver.Session].
-func (s *callSession) Name() string { return s.name }
+func (s *callSession) Name() string { return s.call.Name }
 
 // Dial implements [dapserver.Session].
 func (s *callSession) Dial(ctx context.Context) (dapserver.Connection, error) {
@@ -50,6 +52,9 @@ func (*callSession) Waits() bool { return false }
 
 // Follow implements [dapserver.Session].
 func (s *callSession) Follow(ctx context.Context, tell func(dapserver.Event)) {
+	if s.call.Limit != "" { // told before anybody followed it
+		tell(ofSession(kubelaunch.Event{Kind: kubelaunch.KindNote, Text: s.call.Limit}).forDAP())
+	}
 	s.session.Follow(ctx, func(e kubelaunch.Event) { tell(ofSession(e).forDAP()) })
 }
 

@@ -35,10 +35,10 @@ func parseReplicas(text string) (int, error) {
 type parentSession struct{ *dapSession }
 
 // Children implements [dapserver.Parent].
-func (s parentSession) Children(ctx context.Context, add func(dapserver.Child)) {
+func (s parentSession) Children(ctx context.Context, opens bool, add func(dapserver.Child)) {
 	var lanes sync.WaitGroup
 	defer lanes.Wait()
-	for lane := 1; lane < s.session.Lanes(); lane++ {
+	for lane := 1; opens && lane < s.session.Lanes(); lane++ { // else no call is stopped for nobody
 		lanes.Go(func() { s.otherCalls(ctx, lane, add) }) // ends with ctx, or the session
 	}
 	for i := range s.session.Replicas() {

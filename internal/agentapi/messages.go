@@ -14,7 +14,7 @@ import (
 
 // Version is the protocol's; it changes when an agent and a client of different
 // versions would misunderstand each other.
-const Version = 2
+const Version = 3
 
 // The operations, see the package comment.
 const (

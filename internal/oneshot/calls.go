@@ -153,7 +153,7 @@ func (c *Calls) labelled(call *Call) bool {
 func (c *Calls) give(call *Call) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.waiters) == 0 {
+	if len(c.waiters) == 0 || time.Since(c.last) < time.Duration(c.filter.Every) {
 		return false
 	}
 	first := slices.Min(slices.Collect(maps.Keys(c.waiters)))

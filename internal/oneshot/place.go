@@ -23,7 +23,9 @@ type Place struct {
 	// Builds is where the debug builds are.
 	Builds string `json:"builds"`
 
-	program *os.File // the program's own file, below the wrapper; nil: not taken by this process
+	// program is a descriptor of the program's own file, below the wrapper; 0: this process
+	// has not taken the place. Not an os.File: nobody may be left who refers to that.
+	program int
 }
 
 // Socket is where wrappers ask.
@@ -98,7 +100,7 @@ func (p *Place) hold() error {
 	if err != nil {
 		return err
 	}
-	p.program = os.NewFile(uintptr(fd), p.Program)
+	p.program = fd
 	if err := os.Remove(p.Original()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -135,9 +137,9 @@ func (p *Place) Remove() error {
 	if err := p.letGo(); err != nil {
 		return err
 	}
-	if p.program != nil {
-		_ = p.program.Close()
-		p.program = nil
+	if p.program > 0 {
+		_ = unix.Close(p.program)
+		p.program = 0
 	}
 	if err := os.RemoveAll(p.Dir); err != nil {
 		return fmt.Errorf("removing the wrapper: %w", err)
