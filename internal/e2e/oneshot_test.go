@@ -262,6 +262,11 @@ func TestIntegrationNodeOneShotTogether(t *testing.T) {
 	runs("second")
 	ended(t, second, secondAdapter)
 
+	t.Log("what is swapped in is for the next call, and the last one does not come once more")
+	if err := d.Restart(within(t), nil); err != nil {
+		t.Fatal(err)
+	}
+
 	t.Log("the agent is killed: both go on, and the session with another agent")
 	fourth, fourthAdapter := beside("fourth")
 	killAgents(t)
