@@ -56,8 +56,8 @@ type run struct {
 	Run
 	key     runKey
 	began   time.Time
-	waiting bool   // at its entry since it was started: nobody has let it go on or dialled
-	held    bool   // it is being let go: who wants to dial waits
+	waiting bool // at its entry since it was started: nobody has let it go on or dialled
+	held    bool // it is being let go: who wants to dial waits
 	call    Call
 }
 
