@@ -302,6 +302,12 @@ func (s *nodeSession) breakpoints(t *testing.T, halt time.Duration) {
 		t.Fatal(err)
 	}
 	podAtBreakpoint(t, d, syncs, "SyncPod", "first")
+	if err := d.StepOver(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if stack, err := d.Stack(within(t)); err != nil || !strings.HasSuffix(stack[0].Name, "SyncPod") || stack[0].Line <= syncs.Line {
+		t.Fatalf("a step over line %d leads to %+v, %v", syncs.Line, stack, err)
+	}
 	additions.Condition = condition("second")
 	if err := d.SetBreakpoints(within(t), additions); err != nil {
 		t.Fatal(err)
