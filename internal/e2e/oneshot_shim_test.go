@@ -62,8 +62,8 @@ func TestIntegrationNodeOneShotShim(t *testing.T) {
 			t.Fatal(err, d.Output())
 		}
 	}
-	if debugged := strings.Count(shims(), "/bin/"); debugged == 0 {
-		t.Error("no shim runs a debug build")
+	if now := shims(); strings.Count("\n"+now, "\n/var/lib/kubedelve/") != 1 || strings.Contains(now, "/calls/original/") {
+		t.Errorf("it is not one shim that runs a debug build, and all others the original:\n%s", now)
 	}
 	leave(t, d, adapter)
 	if out, code, err := inPod(within(t), n, "wanted", "/bin/sh", "-c", "echo said; exit 42"); err != nil || code != 42 || out != "said\n" {
