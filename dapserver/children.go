@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/google/go-dap"
 )
@@ -102,7 +104,7 @@ func (s *session) raise(ctx context.Context, st *start) {
 		opens := false
 		s.update(func(state *state) { opens = state.client.startDebugging })
 		parent.Children(ctx, opens, func(child Child) {
-			f.wg.Go(func() { f.offer(ctx, serving, child) }) // ends when the editor has a session for it, or has not
+			f.wg.Go(func() { f.offer(ctx, serving, opens, child) }) // ends when the editor has a session for it, or has not, or the child is gone
 		})
 	})
 }
@@ -158,10 +160,8 @@ func (s *session) childOf(cfg *LaunchConfig) (child *member, joining bool, err e
 
 // offer asks the editor to open a session for a child. If it does not, the child's
 // process goes on without a debugger. It returns when the child is gone, if it ever is.
-func (f *family) offer(ctx, serving context.Context, child Child) {
-	able := false
-	f.parent.update(func(st *state) { able = st.client.startDebugging })
-	if !able {
+func (f *family) offer(ctx, serving context.Context, opens bool, child Child) {
+	if !opens {
 		f.tellOnce(ctx, child)
 		f.letGo(ctx, child)
 		return
@@ -322,6 +322,7 @@ func (s *session) askEditor(ctx context.Context, command string, arguments any) 
 func listenPrivate() (l net.Listener, err error) {
 	// The path of a socket has room for about a hundred bytes (unix(7)).
 	for _, base := range []string{os.TempDir(), "/tmp"} {
+		removeStale(base)
 		if l, err = listenBelow(base); err == nil {
 			return l, nil
 		}
@@ -329,12 +330,39 @@ func listenPrivate() (l net.Listener, err error) {
 	return nil, err
 }
 
+// staleAfter is how old a socket is at least that nobody is about to listen at.
+const staleAfter = time.Minute
+
+// removeStale takes away the sockets below a folder that processes have left that were killed.
+func removeStale(base string) {
+	paths, _ := filepath.Glob(filepath.Join(base, privatePrefix+"*", privateName))
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil || time.Since(info.ModTime()) < staleAfter {
+			continue
+		}
+		conn, err := net.Dial("unix", path)
+		switch {
+		case err == nil:
+			_ = conn.Close()
+		case errors.Is(err, syscall.ECONNREFUSED):
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
+	}
+}
+
+// A private socket's folder begins with the one, and the socket has the other name.
+const (
+	privatePrefix = "kubedelve-"
+	privateName   = "dap"
+)
+
 func listenBelow(base string) (net.Listener, error) {
-	dir, err := os.MkdirTemp(base, "kubedelve-") // with mode 0700
+	dir, err := os.MkdirTemp(base, privatePrefix) // with mode 0700
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "dap")
+	path := filepath.Join(dir, privateName)
 	l, err := net.Listen("unix", path)
 	if err == nil {
 		if err = os.Chmod(path, 0o600); err == nil {

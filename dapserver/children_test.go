@@ -602,3 +602,39 @@ func TestTheChildrensSocketIsPrivate(t *testing.T) {
 	stranger.wantEOF()
 	wantEmpty(t, tmp)
 }
+
+func TestSocketsOfKilledProcessesAreRemoved(t *testing.T) {
+	base := shortTemp(t)
+	socket := func(name string, live bool, age time.Duration) string {
+		t.Helper()
+		path := filepath.Join(base, privatePrefix+name, privateName)
+		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if live {
+			t.Cleanup(func() { l.Close() })
+		} else {
+			l.SetUnlinkOnClose(false) // as if it was killed
+			l.Close()
+		}
+		then := time.Now().Add(-age)
+		if err := os.Chtimes(path, then, then); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	stale, live, fresh := socket("stale", false, time.Hour), socket("live", true, time.Hour), socket("fresh", false, 0)
+	removeStale(base)
+	if _, err := os.Stat(filepath.Dir(stale)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a socket of nobody is still there: %v", err)
+	}
+	for _, path := range []string{live, fresh} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%s is gone: %v", path, err)
+		}
+	}
+}

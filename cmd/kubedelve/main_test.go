@@ -20,6 +20,18 @@ func runIn(t *testing.T, stdin io.Reader, args ...string) (code int, stdout, std
 	t.Helper()
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	t.Setenv("HOME", t.TempDir())
+	// Of the go command: what counts for it would write there after the test's end.
+	config, err := os.UserConfigDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mode := filepath.Join(config, "go", "telemetry", "mode")
+	if err := os.MkdirAll(filepath.Dir(mode), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(mode, []byte("off"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var out, errs bytes.Buffer
 	code = run(t.Context(), append([]string{"kubedelve"}, args...), stdin, &out, &errs)
 	return code, out.String(), errs.String()

@@ -18,11 +18,7 @@ const bridgeOnNode = "/opt/cni/bin/bridge"
 // A CNI plugin stops when it is called for one pod, and for no other; then that pod has its
 // address.
 func TestIntegrationNodeOneShotCNI(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	onNode := func() string {
 		t.Helper()
 		out, err := cluster.InNode(within(t), "sh", "-c", "stat -c '%n %i %d %s %a' "+bridgeOnNode+"; grep "+bridgeOnNode+" /proc/1/mountinfo; ls -la /var/lib/kubedelve 2>&1; true")

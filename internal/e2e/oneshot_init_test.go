@@ -101,11 +101,7 @@ func createPod(t *testing.T, n *testcluster.Namespace, pod *corev1.Pod) {
 // In one session a pod stops in runc create, then in its runc init; it runs, and a command
 // that is run in it stops in runc exec and in that one's runc init, and keeps its exit code.
 func TestIntegrationNodeOneShotInit(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	before := runcOnNode(t)
 	pod := shellPod(t, n, "wanted")
 	start := runcBreakpoint(t, "container_linux.go", "func (c *linuxContainer) Start(", "c.m.Lock()")
@@ -159,11 +155,7 @@ func TestIntegrationNodeOneShotInit(t *testing.T) {
 // could run into a breakpoint that nobody handles it ends, its caller is told, and the
 // kubelet tries again.
 func TestIntegrationNodeOneShotInitFaults(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	before := runcOnNode(t)
 	standard := runcBreakpoint(t, "standard_init_linux.go", "func (l *linuxStandardInit) Init(", "if !l.config.Config.NoNewKeyring")
 	begin := func() (*editor.Debugger, *testcluster.Adapter) {
@@ -244,10 +236,7 @@ func TestIntegrationNodeOneShotInitFaults(t *testing.T) {
 
 // An init in a user namespace stops, too: it is not root on the node.
 func TestIntegrationNodeOneShotUserNamespace(t *testing.T) {
-	namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
+	forCalls(t)
 	before := runcOnNode(t)
 	const id, bundle = "kubedelve-userns", "/run/kubedelve-userns"
 	node := func(script string, args ...string) string {

@@ -16,11 +16,7 @@ const shimsOnNode = `for p in $(pgrep -f "containerd-shim-runc-v2.* -id "); do r
 // The shim of one pod is debugged, which another shim has started as itself. It serves its pod
 // also when the session is over; the shims of other pods are originals, now and then.
 func TestIntegrationNodeOneShotShim(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	shims := func() string {
 		t.Helper()
 		out, err := cluster.InNode(within(t), "sh", "-c", shimsOnNode)

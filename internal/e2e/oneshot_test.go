@@ -44,6 +44,18 @@ func moduleFile(t *testing.T, dir, module, name string) string {
 	return filepath.Join(strings.TrimSpace(string(out)), name)
 }
 
+// forCalls is a namespace for a test of calls, which is alone on the node. Pods without a
+// seccomp profile may be in it.
+func forCalls(t *testing.T) *testcluster.Namespace {
+	t.Helper()
+	n := namespaceAlone(t, nil)
+	if !cluster.HasNode() {
+		t.Skip("not a test cluster")
+	}
+	relax(t, n)
+	return n
+}
+
 // relax lets pods without a seccomp profile into the namespace.
 func relax(t *testing.T, n *testcluster.Namespace) {
 	t.Helper()
@@ -173,11 +185,7 @@ func (s startTimes) String() string {
 // Pods that the filter is for stop in runc create, with its locals; meanwhile other pods
 // are started as if there was nothing. Then they go on, and the next call stops.
 func TestIntegrationNodeOneShot(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	before := runcOnNode(t)
 	// The kubelet gives up on a container that is halted for 2 min: several are, in turn.
 	rounds, pods := long(10, 2), long(5, 3)
@@ -218,11 +226,7 @@ func TestIntegrationNodeOneShot(t *testing.T) {
 // Two calls are stopped at a time, each in a session of the editor's, and a third passes by.
 // When one is over, another one may be stopped. Whatever ends, both go on.
 func TestIntegrationNodeOneShotTogether(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	before := runcOnNode(t)
 	d, adapter := callsBy(t, testcluster.Command{Dir: runcModule()}, startParent,
 		callsConfig(runcModule(), "node/node1:runc", "command=create,container=app,max=2,namespace="+n.Name, "github.com/opencontainers/runc", ""))
@@ -322,11 +326,7 @@ func runcOnNode(t *testing.T) string {
 
 // Whatever ends while a call is halted, the call goes on, and its pod runs.
 func TestIntegrationNodeOneShotFaults(t *testing.T) {
-	n := namespaceAlone(t, nil)
-	if !cluster.HasNode() {
-		t.Skip("not a test cluster")
-	}
-	relax(t, n)
+	n := forCalls(t)
 	before := runcOnNode(t)
 	path := runcFile(t, "libcontainer/container_linux.go")
 	start := editor.Breakpoint{Path: path, Line: lineIn(t, path, "func (c *linuxContainer) Start(", "c.m.Lock()")}
